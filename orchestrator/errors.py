@@ -1,0 +1,17 @@
+"""The one exception that stands for a user's mistake or an unusable surrounding: shown as a message, never a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. The command line prints the message and exits with code 2."""
+
+
+def suggest(name: str, allowed: Iterable[str]) -> str:
+    """A sentence that offers the nearest of the allowed names, or lists them all where none is near."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"allowed: {', '.join(names)}" if names else "nothing is allowed here"

@@ -1,0 +1,210 @@
+"""What every part of a sweep file is made of: frozen models, numbers, identity and the tables of named components.
+
+Identity is the hash of a canonical JSON with defaults filled in. A field that says *where* something lies
+(`location`) takes no part in it, and a field that was added after the first release (`added_field`) takes part only
+when it differs from its default, so that old trials keep their ids.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Generic, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import PydanticCustomError, core_schema
+
+from orchestrator.errors import suggest
+
+ID_LENGTH = 16
+"""Hex digits in an id: 64 bits, so that ten thousand trials collide with a chance below 1e-11."""
+
+
+def _fraction(value: object) -> object:
+    """Reads '8/255' as a number; leaves everything else to pydantic."""
+    if isinstance(value, str) and "/" in value:
+        try:
+            return float(Fraction(value.replace(" ", "")))
+        except (ValueError, ZeroDivisionError, OverflowError) as error:
+            raise PydanticCustomError(
+                "fraction", "'{value}' is not a fraction such as 8/255", {"value": value}
+            ) from error
+    if isinstance(value, bool):
+        raise PydanticCustomError("number", "expected a number, got {value}", {"value": str(value).lower()})
+    return value
+
+
+def _not_bool(value: object) -> object:
+    """Refuses true and false, which Python counts among the integers."""
+    if isinstance(value, bool):
+        raise PydanticCustomError("integer", "expected a whole number, got {value}", {"value": str(value).lower()})
+    return value
+
+
+Number = Annotated[float, BeforeValidator(_fraction, json_schema_input_type=float | str)]
+"""A finite float; the sweep file may write it as a fraction, `8/255`."""
+Integer = Annotated[int, BeforeValidator(_not_bool, json_schema_input_type=int)]
+"""A whole number."""
+
+
+def problem(message: str, *place: str | int) -> PydanticCustomError:
+    """What a model's validator raises about one `place` inside the model, so that it can be shown at its own line."""
+    return PydanticCustomError("problem", "{message}", {"message": message, "place": place})
+
+
+def location(default: Any = ..., **kwargs: Any) -> Any:
+    """A field that says where something lies or how it is fetched: no part of any id."""
+    return Field(default, json_schema_extra={"identity": False}, **kwargs)
+
+
+def added_field(default: Any, **kwargs: Any) -> Any:
+    """A field added after the first release, with the old behaviour as default: part of an id only when it differs."""
+    return Field(default, json_schema_extra={"identity": "if_changed"}, **kwargs)
+
+
+class Spec(BaseModel):
+    """A frozen part of a sweep file that refuses unknown keys, NaN and infinities."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+def canonical(value: Any) -> Any:
+    """Plain JSON data of everything in `value` that identifies it (see the module's first lines)."""
+    if isinstance(value, Spec):
+        kept = {}
+        for name, field in type(value).model_fields.items():
+            rule = field.json_schema_extra.get("identity", True) if isinstance(field.json_schema_extra, dict) else True
+            item = getattr(value, name)
+            if rule is True or (rule == "if_changed" and item != field.get_default(call_default_factory=True)):
+                kept[name] = canonical(item)
+        return kept
+    if isinstance(value, tuple | list):
+        return [canonical(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): canonical(item) for key, item in value.items()}
+    if isinstance(value, float):
+        return value + 0.0  # -0.0 and 0.0 are one value
+    return value
+
+
+def digest(value: Any) -> str:
+    """Hash of the canonical JSON of a spec or of plain data: `ID_LENGTH` hex digits."""
+    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, str | int | float | bool | None]:
+    """Nested plain data as one level of dotted keys: `{"training": {"lr": 1}}` becomes `{"training.lr": 1}`."""
+    if isinstance(value, dict):
+        items: Iterator[tuple[Any, Any]] = iter(value.items())
+    elif isinstance(value, list | tuple) and any(isinstance(item, dict | list) for item in value):
+        items = iter(enumerate(value))
+    else:
+        return {prefix: json.dumps(value) if isinstance(value, list | tuple) else value}
+    flat: dict[str, str | int | float | bool | None] = {}
+    for key, item in items:
+        flat |= flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+class Component(Spec):
+    """A named part with an implementation that only a worker imports."""
+
+    implementation: ClassVar[str]
+    """Import path of what the worker builds, `package.module:attribute`."""
+
+    name: str
+    """Name in the sweep file."""
+
+    def label(self) -> str:
+        """Short text for tables: the name, with the parameters that differ from their defaults."""
+        shown = []
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            if key != "name" and (field.is_required() or value != field.get_default(call_default_factory=True)):
+                shown.append(value.label() if isinstance(value, Component) else f"{key}={_short(value)}")
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+    def load(self) -> Any:
+        """Imports the implementation. For workers: it may import torch."""
+        module, _, attribute = self.implementation.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+C = TypeVar("C", bound=Component)
+
+
+class Registry(Generic[C]):
+    """The named components of one kind. A sweep file gives one as `name` or as `{name: ..., parameter: ...}`."""
+
+    def __init__(self, kind: str, base: type[C]) -> None:
+        self.kind = kind
+        self.base = base
+        self._classes: dict[str, type[C]] = {}
+
+    def register(self, cls: type[C]) -> type[C]:
+        """Class decorator: makes the component known under the default of its `name`."""
+        name = cls.model_fields["name"].default
+        if name in self._classes:
+            raise ValueError(f"two {self.kind}s are called '{name}'")
+        self._classes[name] = cls
+        return cls
+
+    def classes(self) -> dict[str, type[C]]:
+        """Every registered class by name, in the order of registration."""
+        return dict(self._classes)
+
+    def get(self, name: str) -> type[C]:
+        """The class called `name`.
+
+        Raises:
+            PydanticCustomError: there is none; the message offers the nearest name.
+        """
+        if name not in self._classes:
+            raise PydanticCustomError(
+                "unknown_name",
+                "unknown {kind} '{name}'; {hint}",
+                {"kind": self.kind, "name": name, "hint": suggest(name, self._classes)},
+            )
+        return self._classes[name]
+
+    def parse(self, value: object) -> C:
+        """An instance from a name, a mapping with a `name`, or an instance."""
+        if isinstance(value, self.base):
+            self.get(value.name)
+            return value
+        if isinstance(value, str):
+            return self.get(value)(name=value)
+        if not isinstance(value, dict):
+            raise PydanticCustomError(
+                "component", "expected a {kind}'s name or a mapping with 'name'", {"kind": self.kind}
+            )
+        if not isinstance(value.get("name"), str):
+            raise PydanticCustomError(
+                "component",
+                "a {kind} needs a 'name'; allowed: {names}",
+                {"kind": self.kind, "names": ", ".join(self._classes)},
+            )
+        return self.get(value["name"]).model_validate(value)
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.parse,
+            serialization=core_schema.plain_serializer_function_ser_schema(lambda value: value.model_dump(mode="json")),
+        )
+
+    def __get_pydantic_json_schema__(
+        self, _schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        alone = [name for name, cls in self._classes.items() if not _needs_parameters(cls)]
+        variants = [handler(cls.__pydantic_core_schema__) for cls in self._classes.values()]
+        return {"anyOf": [{"type": "string", "enum": alone, "title": f"{self.kind} with its defaults"}, *variants]}
+
+
+def _needs_parameters(cls: type[Component]) -> bool:
+    return any(field.is_required() for field in cls.model_fields.values())

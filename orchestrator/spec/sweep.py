@@ -1,0 +1,277 @@
+"""The sweep file, the grid it spans, and the trial: everything that determines one network's weights."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+
+from orchestrator.errors import suggest
+from orchestrator.spec.axes import TooManyCells, expand_sweep
+from orchestrator.spec.base import Integer, Number, Spec, digest, problem
+from orchestrator.spec.data import DATA, Data, Digits
+from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
+from orchestrator.spec.methods import METHODS, Method
+from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
+from orchestrator.spec.regularizers import REGULARIZERS, Regularizer
+from orchestrator.spec.training import EvaluationAttack, Training
+
+NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def _in_one_order(value: tuple[Regularizer, ...]) -> tuple[Regularizer, ...]:
+    """Regularisers apply in the vocabulary's order, so that writing them the other way round is the same trial."""
+    order = list(REGULARIZERS.classes())
+    names = [regularizer.name for regularizer in value]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise problem(f"'{name}' is given twice; each regularizer applies once in a trial", index)
+    return tuple(sorted(value, key=lambda regularizer: order.index(regularizer.name)))
+
+
+Regularizers = Annotated[tuple[Annotated[Regularizer, REGULARIZERS], ...], AfterValidator(_in_one_order)]
+"""Regularisers that apply together."""
+
+
+class Trial(Spec):
+    """One network: everything that determines its weights."""
+
+    data: Annotated[Data, DATA]
+    model: Annotated[Model, MODELS]
+    method: Annotated[Method, METHODS]
+    regularizers: Regularizers = ()
+    training: Training
+    seed: Annotated[Integer, Field(ge=0, lt=2**63)]
+
+    @property
+    def trial_id(self) -> str:
+        """Hash of everything above, in hex."""
+        return digest(self)
+
+    @property
+    def regularizer_label(self) -> str:
+        """The regularisers as one short text; 'none' without any."""
+        return " + ".join(regularizer.label() for regularizer in self.regularizers) or "none"
+
+    @property
+    def cell(self) -> str:
+        """Method and regularisers as text: what the seeds of a cell share."""
+        return f"{self.method.label()} | {self.regularizer_label}"
+
+    def label(self) -> str:
+        """Short text for people."""
+        return f"{self.cell} | seed {self.seed}"
+
+
+def _regularizer_names(trial: Trial) -> set[str]:
+    """What an exclude may call the trial's regularisers."""
+    names = {item.name for item in trial.regularizers} | {item.label() for item in trial.regularizers}
+    return names | {trial.regularizer_label}
+
+
+class Exclude(Spec):
+    """Cells to leave out: those that match every key given."""
+
+    method: str | None = None
+    """A method's name or label."""
+    regularizer: str | None = None
+    """A regulariser's name or label, or `none`."""
+    seed: int | None = None
+    """A seed."""
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> Self:
+        if self.method is None and self.regularizer is None and self.seed is None:
+            raise ValueError("an empty exclude would remove every cell: give method, regularizer or seed")
+        return self
+
+    def matches(self, trial: Trial) -> bool:
+        """Whether the trial is to be left out."""
+        return (
+            (self.method is None or self.method in {trial.method.name, trial.method.label()})
+            and (self.regularizer is None or self.regularizer in _regularizer_names(trial))
+            and (self.seed is None or self.seed == trial.seed)
+        )
+
+
+def _hint(rule: Exclude, cells: list[Trial]) -> str:
+    """The nearest name where a rule names a method or regulariser that no cell has."""
+    methods = {name for cell in cells for name in (cell.method.name, cell.method.label())}
+    if rule.method is not None and rule.method not in methods:
+        return f": method '{rule.method}'; {suggest(rule.method, methods)}"
+    regularizers = {name for cell in cells for name in _regularizer_names(cell)}
+    if rule.regularizer is not None and rule.regularizer not in regularizers:
+        return f": regularizer '{rule.regularizer}'; {suggest(rule.regularizer, regularizers)}"
+    return ""
+
+
+class Grid(Spec):
+    """Methods x regularisers x seeds. A parameter given as a list is one more axis."""
+
+    methods: Annotated[tuple[Annotated[Method, METHODS], ...], Field(min_length=1)]
+    """Training methods, by name or with parameters."""
+    regularizers: Annotated[tuple[Regularizers, ...], Field(min_length=1)] = ((),)
+    """Each entry is `none`, one regulariser, or a list of regularisers that apply together."""
+    seeds: Annotated[tuple[Annotated[Integer, Field(ge=0, lt=2**63)], ...], Field(min_length=1)]
+    """One trial per seed in every cell."""
+    exclude: tuple[Exclude, ...] = ()
+    """Cells that are left out."""
+
+
+class Evaluation(Spec):
+    """What is measured after training, at the last epoch's weights."""
+
+    measures: Annotated[tuple[Annotated[Measure, MEASURES], ...], Field(min_length=1)] = (
+        Robustness(),
+        AverageFlatness(),
+        WorstFlatness(),
+    )
+    """Measures, by name or with settings."""
+    seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0
+    """Seed of random starts and directions: the same for every trial, so that networks are compared at equal draws."""
+
+    @field_validator("measures")
+    @classmethod
+    def _no_value_twice(cls, value: tuple[Measure, ...]) -> tuple[Measure, ...]:
+        keys = [key for measure in value for key in measure.keys()]  # noqa: SIM118  (a method)
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"two measures would record the same value: {', '.join(twice)}")
+        return value
+
+    @property
+    def evaluation_id(self) -> str:
+        """Hash of the settings; another one never means training again."""
+        return digest(self)
+
+
+class Resources(Spec):
+    """What one trial occupies."""
+
+    cpu: Annotated[Number, Field(gt=0)] = 1
+    """CPU cores; torch uses as many threads, rounded up."""
+    gpu: Annotated[Number, Field(ge=0)] = 0
+    """GPUs; a fraction packs several trials on one (bookkeeping, not a limit on memory)."""
+    max_retries: Annotated[Integer, Field(ge=0, le=100)] = 3
+    """How often a trial goes on from its last checkpoint after its worker or storage was lost."""
+
+
+class Tracking(Spec):
+    """Where runs are recorded."""
+
+    uri: str | None = None
+    """MLflow tracking URI. Left out: MLFLOW_TRACKING_URI if set, else SQLite in the storage folder."""
+    experiment: str | None = None
+    """MLflow experiment; the sweep's name if left out."""
+
+
+class Sweep(Spec):
+    """A sweep file, axes expanded: `data`, `model` and `training` hold one entry per combination of their axes."""
+
+    name: str
+    """Name of the sweep and of its folder: letters, digits, '.', '_', '-'."""
+    data: Annotated[tuple[Annotated[Data, DATA], ...], Field(min_length=1)] = (Digits(),)
+    """The data set."""
+    model: Annotated[tuple[Annotated[Model, MODELS], ...], Field(min_length=1)] = (SmallPreActResNet(),)
+    """The network."""
+    training: Annotated[tuple[Training, ...], Field(min_length=1)] = (Training(),)
+    """Epochs, batch size, optimizer, schedule, attack."""
+    grid: Grid
+    """What is varied."""
+    evaluation: Evaluation = Evaluation()
+    """What is measured."""
+    resources: Resources = Resources()
+    """What a trial occupies."""
+    storage: str = "runs"
+    """Folder for checkpoints, journals and results, relative to the sweep file; workers must all reach it."""
+    tracking: Tracking = Tracking()
+    """Where runs are recorded."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_axes(cls, value: Any) -> Any:
+        try:
+            return expand_sweep(value)[0] if isinstance(value, dict) else value
+        except TooManyCells as error:
+            raise problem(str(error), "grid") from error
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not NAME_PATTERN.fullmatch(name) or ".." in name:
+            raise ValueError(
+                f"'{name}' is not a plain name: use letters, digits, '.', '_' and '-' only, at most 100, no path"
+            )
+        return name
+
+    @field_validator("storage")
+    @classmethod
+    def _local_storage(cls, storage: str) -> str:
+        if "://" in storage or "\0" in storage or not storage:
+            raise ValueError(f"'{storage}' is not a folder: storage is a local or network-mounted folder")
+        return storage
+
+    @model_validator(mode="after")
+    def _no_trial_twice(self) -> Self:
+        axes: tuple[tuple[tuple[str, ...], tuple[Any, ...]], ...] = (
+            (("data",), self.data),
+            (("model",), self.model),
+            (("training",), self.training),
+            (("grid", "methods"), self.grid.methods),
+            (("grid", "regularizers"), self.grid.regularizers),
+            (("grid", "seeds"), self.grid.seeds),
+        )
+        for place, values in axes:
+            seen = set()
+            for index, value in enumerate(values):
+                if (key := digest(value)) in seen:
+                    raise problem("this is in the grid already: the same trials would be there twice", *place, index)
+                seen.add(key)
+        return self
+
+    @model_validator(mode="after")
+    def _excludes_apply(self) -> Self:
+        if not self.grid.exclude:
+            return self
+        left = cells = list(self._cells())
+        for index, rule in enumerate(self.grid.exclude):
+            if not any(rule.matches(cell) for cell in cells):
+                raise problem(f"no cell of the grid matches this exclude{_hint(rule, cells)}", "grid", "exclude", index)
+            left = [cell for cell in left if not rule.matches(cell)]
+        if not left:
+            raise problem("the grid is empty: every cell is excluded", "grid", "exclude")
+        return self
+
+    @model_validator(mode="after")
+    def _attacks_fit(self) -> Self:
+        """Refuses now what a measure's attack would only show after training."""
+        for index, measure in enumerate(self.evaluation.measures):
+            attack = getattr(measure, "attack", None)
+            for training in self.training if isinstance(attack, EvaluationAttack) else ():
+                try:
+                    attack.resolve(training.attack)
+                except ValidationError as error:
+                    for found in error.errors():
+                        place = found.get("ctx", {}).get("place", found["loc"])
+                        raise problem(found["msg"], "evaluation", "measures", index, "attack", *place) from error
+        return self
+
+    def _cells(self) -> Iterator[Trial]:
+        axes = (self.data, self.model, self.training, self.grid.methods, self.grid.regularizers, self.grid.seeds)
+        for data, model, training, method, regularizers, seed in itertools.product(*axes):
+            yield Trial(data=data, model=model, training=training, method=method, regularizers=regularizers, seed=seed)
+
+    def trials(self) -> list[Trial]:
+        """Every cell of the grid that is not excluded; seeds vary fastest, so that a cell's seeds run together."""
+        return [cell for cell in self._cells() if not any(rule.matches(cell) for rule in self.grid.exclude)]
+
+    def located(self, base: Path) -> Self:
+        """With every path made absolute, taken relative to the folder `base` of the sweep file."""
+        storage = str((base / Path(self.storage).expanduser()).absolute())
+        return self.model_copy(update={"storage": storage, "data": tuple(data.located(base) for data in self.data)})
+
+    @property
+    def experiment(self) -> str:
+        """Name of the MLflow experiment."""
+        return self.tracking.experiment or self.name

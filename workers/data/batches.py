@@ -1,0 +1,67 @@
+"""Batches of training images, shuffled and augmented on the device by functions of (seed, epoch, batch)."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (the usual name)
+
+from orchestrator.spec.data import Data
+from workers.data.splits import Images
+from workers.seeding import generator
+
+
+class TrainingBatches:
+    """The batches of one epoch; any of them can be made without those before it.
+
+    Args:
+        images: the training images.
+        spec: says how to augment.
+        batch_size: images in a batch; the last one may be smaller.
+        seed: the trial's seed.
+    """
+
+    def __init__(self, images: Images, spec: Data, batch_size: int, seed: int) -> None:
+        self._images, self._spec, self._batch_size, self._seed = images, spec, batch_size, seed
+        self._order: tuple[int, Tensor] | None = None
+
+    def __len__(self) -> int:
+        return math.ceil(len(self._images) / self._batch_size)
+
+    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1], float32, B x C x H x W, and labels, int64, B."""
+        if self._order is None or self._order[0] != epoch:
+            shuffle = generator(torch.device("cpu"), self._seed, "shuffle", epoch)
+            order = torch.randperm(len(self._images), generator=shuffle).to(self._images.y.device)
+            self._order = epoch, order
+        chosen = self._order[1][index * self._batch_size : (index + 1) * self._batch_size]
+        x, y = self._images.x[chosen], self._images.y[chosen]
+        if self._spec.augmentation != "none":
+            random = generator(x.device, self._seed, "augment", epoch, index)
+            x = random_crop(x, self._spec.padding, random)
+            if self._spec.augmentation == "crop_flip":
+                x = random_flip(x, random)
+        return to_unit(x), y
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """uint8 pixels as float32 in [0, 1]."""
+    return x.to(torch.float32).div_(255)
+
+
+def random_crop(x: Tensor, padding: int, random: torch.Generator) -> Tensor:
+    """Each image of B x C x H x W padded with zeros on all sides and cut back to H x W at its own random place."""
+    count, _, height, width = x.shape
+    padded = F.pad(x, (padding,) * 4)
+    top, left = torch.randint(2 * padding + 1, (2, count), generator=random, device=x.device)
+    rows = top[:, None] + torch.arange(height, device=x.device)
+    columns = left[:, None] + torch.arange(width, device=x.device)
+    image = torch.arange(count, device=x.device)[:, None, None]
+    # the sliced channel dimension goes last when it stands between index tensors
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def random_flip(x: Tensor, random: torch.Generator) -> Tensor:
+    """Each image of B x C x H x W mirrored left to right with probability 1/2."""
+    flip = torch.rand(len(x), generator=random, device=x.device) < 0.5
+    return torch.where(flip[:, None, None, None], x.flip(-1), x)

@@ -1,0 +1,108 @@
+"""Training, validation and test images on the device: cut once by the split's own seed, kept as uint8."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from orchestrator.spec.base import canonical
+from orchestrator.spec.data import Data
+from workers.data.arrays import Arrays, BadArraysError
+from workers.failures import DataError
+from workers.seeding import generator
+
+CPU = torch.device("cpu")
+
+
+class Images(NamedTuple):
+    """x: uint8, N x C x H x W; y: int64, N. Both on the device."""
+
+    x: Tensor
+    y: Tensor
+
+    def first(self, count: int) -> "Images":
+        """The first `count` images, or all where there are fewer."""
+        return Images(self.x[:count], self.y[:count])
+
+    def __len__(self) -> int:  # of images, not of fields
+        return len(self.y)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three sets of a trial; the validation images are never test images."""
+
+    train: Images
+    validation: Images
+    test: Images
+    classes: int
+    digest: str
+    """SHA-256 of all pixels and labels of the data set, in hex."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        channels, height, width = self.train.x.shape[1:]
+        return channels, height, width
+
+
+def load_splits(spec: Data, device: torch.device) -> Splits:
+    """Reads, cuts and moves a data set; the last ones stay in memory, as the trials of a sweep share them.
+
+    Raises:
+        DataError: the data cannot be read or are too few for the sizes asked for.
+    """
+    return _cached(spec, str(canonical(spec)), device)
+
+
+@lru_cache(maxsize=2)
+def _cached(spec: Data, _identity: str, device: torch.device) -> Splits:
+    try:
+        arrays: Arrays = spec.load()(spec)
+    except BadArraysError as error:
+        raise DataError(str(error)) from error
+    return cut(arrays, spec, device)
+
+
+def cut(arrays: Arrays, spec: Data, device: torch.device = CPU) -> Splits:
+    """Cuts the arrays as `spec` says.
+
+    Raises:
+        DataError: there are too few images.
+    """
+    train_order = torch.randperm(len(arrays.x_train), generator=generator(CPU, spec.split_seed, "train split"))
+    if arrays.x_test is None or arrays.y_test is None:
+        if spec.test_size is None:
+            raise DataError(f"{spec.name} has no test images of its own: give test_size")
+        test_source, test_labels = arrays.x_train, arrays.y_train
+        test_order, train_order = train_order[: spec.test_size], train_order[spec.test_size :]
+    else:
+        test_source, test_labels = arrays.x_test, arrays.y_test
+        test_order = torch.arange(len(test_source))
+        if spec.test_size is not None and spec.test_size < len(test_source):
+            shuffled = torch.randperm(len(test_source), generator=generator(CPU, spec.split_seed, "test split"))
+            test_order = shuffled[: spec.test_size]
+    if spec.test_size is not None and len(test_order) < spec.test_size:
+        raise DataError(f"{spec.name} has {len(test_order)} test images, test_size asks for {spec.test_size}")
+    validation_order, train_order = train_order[: spec.validation_size], train_order[spec.validation_size :]
+    wanted = 1 if spec.train_size is None else spec.train_size
+    if len(train_order) < wanted:
+        raise DataError(
+            f"{spec.name} has {len(train_order)} training images left after {len(validation_order)} for validation, "
+            f"train_size asks for {wanted}"
+        )
+    train_order = train_order[: spec.train_size]
+
+    def images(pixels: "torch.Tensor", labels: "torch.Tensor", order: Tensor) -> Images:
+        return Images(pixels[order].permute(0, 3, 1, 2).contiguous().to(device), labels[order].to(device))
+
+    x_train, y_train = torch.from_numpy(arrays.x_train), torch.from_numpy(arrays.y_train)
+    return Splits(
+        train=images(x_train, y_train, train_order),
+        validation=images(x_train, y_train, validation_order),
+        test=images(torch.from_numpy(test_source), torch.from_numpy(test_labels), test_order),
+        classes=arrays.classes,
+        digest=arrays.digest(),
+    )

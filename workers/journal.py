@@ -1,0 +1,79 @@
+"""The journal: a trial's records as JSON lines in its own folder, written before anything is sent anywhere."""
+
+import json
+import logging
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+from workers.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+FILE = "journal.jsonl"
+
+Kind = Literal["metric", "tag", "state"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the journal.
+
+    `metric`: `value` at `step`. `tag`: `text`. `state`: the trial's state in `text` (running, finished, ...).
+    """
+
+    kind: Kind
+    key: str
+    value: float = 0.0
+    step: int = 0
+    text: str = ""
+    time_ms: int = field(default_factory=lambda: int(time.time() * 1000))
+
+
+class Journal:
+    """Reads and extends one trial's journal. A line that a crash cut short is dropped at the next opening."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        content = folder.read(FILE) if folder.exists(FILE) else b""
+        self.records, whole = parse(content)
+        if whole != content:
+            folder.write(FILE, whole)
+        self._known = {(record.key, record.step) for record in self.records if record.kind == "metric"}
+
+    def add(self, records: list[Record]) -> list[Record]:
+        """Appends what is new and returns it. A metric that has a value at that step already keeps the first one.
+
+        An epoch that is trained again after a crash gives the same values, so the first ones are as good.
+        """
+        new = []
+        for record in records:
+            if record.kind == "metric":
+                if (record.key, record.step) in self._known:
+                    continue
+                self._known.add((record.key, record.step))
+            new.append(record)
+        if new:
+            self._folder.append(FILE, b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in new))
+            self.records.extend(new)
+        return new
+
+    def values(self, key: str) -> list[float]:
+        """All values of a metric, in the order of recording."""
+        return [record.value for record in self.records if record.kind == "metric" and record.key == key]
+
+
+def parse(content: bytes) -> tuple[list[Record], bytes]:
+    """The records in a journal's bytes, and the bytes of the whole lines that hold them."""
+    records, kept = [], []
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        try:
+            record = Record(**json.loads(line))
+            if not line.endswith(b"\n"):
+                raise ValueError("no end of line")
+        except (ValueError, TypeError) as error:
+            logger.warning("journal line %d is damaged and left out: %s", number, error)
+            continue
+        records.append(record)
+        kept.append(line)
+    return records, b"".join(kept)

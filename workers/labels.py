@@ -1,0 +1,34 @@
+"""Labels on their way through a training step: class indices, and class probabilities where a regulariser softens them."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812  (the usual name)
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels of a batch of B images in C classes.
+
+    index: int64, B. What attacks and margins use.
+    probabilities: float, B x C, rows sum to 1; None where they are one-hot. What cross-entropies use.
+    """
+
+    index: Tensor
+    classes: int
+    probabilities: Tensor | None = None
+
+    def relabelled(self, index: Tensor) -> "Labels":
+        """The same batch with other class indices."""
+        return replace(self, index=index, probabilities=None)
+
+    def softened(self, amount: float) -> "Labels":
+        """Probabilities (1 - amount) * p + amount / C."""
+        p = self.probabilities if self.probabilities is not None else F.one_hot(self.index, self.classes)
+        return replace(self, probabilities=p.to(torch.get_default_dtype()) * (1 - amount) + amount / self.classes)
+
+    def cross_entropy(self, logits: Tensor) -> Tensor:
+        """Mean cross-entropy of logits B x C, in nats."""
+        target = self.index if self.probabilities is None else self.probabilities.to(logits.dtype)
+        return F.cross_entropy(logits, target)

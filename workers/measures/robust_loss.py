@@ -1,0 +1,87 @@
+"""Robust loss and error of a network on fixed examples: what all measures of the robust loss are made of."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the usual name)
+
+from orchestrator.spec.training import Attack
+from workers.attacks import ascend, cross_entropy_objective, random_start
+from workers.data.batches import to_unit
+from workers.data.splits import Images
+from workers.modes import frozen
+from workers.seeding import generator
+from workers.steps import Steps, Tick, stepwise
+
+
+class PerExample(NamedTuple):
+    """Of N examples. loss: cross-entropy in nats, float. wrong: misclassified, bool. x: the examples, N x C x H x W."""
+
+    loss: Tensor
+    wrong: Tensor
+    x: Tensor
+
+    def mean_loss(self) -> float:
+        """Mean loss in nats, summed in double precision."""
+        return float(self.loss.double().mean())
+
+    def error(self) -> float:
+        """Fraction misclassified."""
+        return float(self.wrong.double().mean())
+
+
+def clean_examples(model: nn.Module, images: Images, batch_size: int) -> PerExample:
+    """The network on the images as they are."""
+    return _apply(model, to_unit(images.x), images.y, batch_size)
+
+
+@stepwise
+def robust_examples(model: nn.Module, images: Images, attack: Attack, batch_size: int, seed: int) -> Steps[PerExample]:
+    """The network on adversarial examples of ALL images: per image the restart with the highest loss.
+
+    Random starts are drawn for all images at once, from (seed, restart): neither the batch size nor the weights change
+    them, so that two networks, or two weights of one, are compared at the same starts.
+
+    Args:
+        model: from images in [0, 1] to logits; attacked in eval mode with frozen parameters.
+        images: uint8 images and labels.
+        attack: PGD's settings.
+        batch_size: images attacked at once.
+        seed: of the random starts.
+    """
+    x, y = to_unit(images.x), images.y
+    best: PerExample | None = None
+    total = attack.restarts * -(-len(y) // batch_size)
+    for restart in range(attack.restarts):
+        starts = random_start(x, attack, generator(x.device, seed, "attack", restart))
+        found = torch.empty_like(x)
+        for number, low in enumerate(range(0, len(y), batch_size)):
+            part = slice(low, low + batch_size)
+            with frozen(model):
+                found[part] = ascend(
+                    model, x[part], starts[part], cross_entropy_objective(y[part]), attack, want_value=False
+                )[0]
+            yield Tick(restart * (total // attack.restarts) + number + 1, total)
+        here = _apply(model, found, y, batch_size)
+        if best is None:
+            best = here
+        else:
+            better = here.loss > best.loss
+            best = PerExample(
+                torch.where(better, here.loss, best.loss),
+                torch.where(better, here.wrong, best.wrong),
+                torch.where(better[:, None, None, None], here.x, best.x),
+            )
+    assert best is not None  # noqa: S101  (restarts >= 1)
+    return best
+
+
+def _apply(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> PerExample:
+    losses, wrong = [], []
+    with frozen(model), torch.no_grad():
+        for low in range(0, len(y), batch_size):
+            logits, labels = model(x[low : low + batch_size]), y[low : low + batch_size]
+            losses.append(F.cross_entropy(logits, labels, reduction="none"))
+            wrong.append(logits.argmax(1) != labels)
+    return PerExample(torch.cat(losses), torch.cat(wrong), x)

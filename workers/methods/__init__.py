@@ -1,0 +1,1 @@
+"""The training methods: what is attacked, and the loss that is minimised. One file each."""

@@ -1,0 +1,52 @@
+"""From a model's spec to a network on the device that takes pixels in [0, 1]."""
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.spec.models import Model
+from workers.data.splits import Splits
+from workers.seeding import seed_of
+
+
+class Classifier(nn.Module):
+    """Standardises its input by the training images' mean and deviation per channel, then applies the network.
+
+    Args:
+        network: takes standardised images, B x C x H x W; returns logits, B x classes.
+        mean: per channel, of pixels in [0, 1].
+        std: likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", mean.view(1, -1, 1, 1))
+        self.register_buffer("std", std.view(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of images with pixels in [0, 1]."""
+        logits: Tensor = self.network((x - self.mean) / self.std)
+        return logits
+
+
+def build_classifier(spec: Model, splits: Splits, seed: int, device: torch.device) -> Classifier:
+    """The network with weights drawn from `seed`; the same on every device."""
+    channels = splits.shape[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_of(seed, "initial weights"))
+        network: nn.Module = spec.load()(spec, channels, splits.classes)
+    mean, std = channel_statistics(splits.train.x)
+    return Classifier(network, mean, std).to(device)
+
+
+def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation per channel of uint8 images N x C x H x W, in units of [0, 1], from exact counts."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in x.cpu().unbind(1)])
+    share = counts.double() / counts.sum(1, keepdim=True)
+    mean = share @ levels
+    variance = share @ levels**2 - mean**2
+    return mean.float(), variance.clamp_min(1e-12).sqrt().float()

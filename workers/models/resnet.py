@@ -1,0 +1,118 @@
+"""Residual networks with a 3x3 stem: pre-activation (He et al. 2016, arXiv 1603.05027), post-activation, wide."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (the usual name)
+
+from orchestrator.spec.models import PreActResNet18, ResNet18, SmallPreActResNet, WideResNet
+
+
+def _conv(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inside, outside, kernel, stride=stride, padding=kernel // 2, bias=False)
+
+
+class PreActBlock(nn.Module):
+    """BN - ReLU - conv - BN - ReLU - conv, plus the input (projected after the first activation if shapes differ)."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.BatchNorm2d(inside), _conv(inside, outside, 3, stride)
+        self.norm2, self.conv2 = nn.BatchNorm2d(outside), _conv(outside, outside, 3)
+        self.shortcut = _conv(inside, outside, 1, stride) if stride != 1 or inside != outside else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x inside x H x W to B x outside x H/stride x W/stride."""
+        active = F.relu(self.norm1(x))
+        skipped = x if self.shortcut is None else self.shortcut(active)
+        out = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        result: Tensor = out + skipped
+        return result
+
+
+class PostActBlock(nn.Module):
+    """conv - BN - ReLU - conv - BN, plus the input (projected and normalised if shapes differ), ReLU."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = _conv(inside, outside, 3, stride), nn.BatchNorm2d(outside)
+        self.conv2, self.norm2 = _conv(outside, outside, 3), nn.BatchNorm2d(outside)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inside != outside:
+            self.shortcut = nn.Sequential(_conv(inside, outside, 1, stride), nn.BatchNorm2d(outside))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x inside x H x W to B x outside x H/stride x W/stride."""
+        out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Stem, stages of residual blocks (each stage after the first halves the resolution), average pool, linear layer.
+
+    Args:
+        block: PreActBlock or PostActBlock.
+        stem: channels after the stem.
+        widths: channels of each stage.
+        blocks: blocks in each stage.
+        channels: of the images.
+        classes: number of logits.
+    """
+
+    def __init__(
+        self,
+        block: type[PreActBlock] | type[PostActBlock],
+        stem: int,
+        widths: Sequence[int],
+        blocks: int,
+        channels: int,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        pre_activation = block is PreActBlock
+        self.stem = _conv(channels, stem, 3)
+        self.stem_norm = None if pre_activation else nn.BatchNorm2d(stem)
+        layers: list[nn.Module] = []
+        inside = stem
+        for stage, width in enumerate(widths):
+            for index in range(blocks):
+                layers.append(block(inside, width, stride=2 if stage > 0 and index == 0 else 1))
+                inside = width
+        self.blocks = nn.Sequential(*layers)
+        self.last_norm = nn.BatchNorm2d(inside) if pre_activation else None
+        self.linear = nn.Linear(inside, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, B x classes, of images B x channels x H x W."""
+        out = self.stem(x)
+        if self.stem_norm is not None:
+            out = F.relu(self.stem_norm(out))
+        out = self.blocks(out)
+        if self.last_norm is not None:
+            out = F.relu(self.last_norm(out))
+        logits: Tensor = self.linear(out.mean((2, 3)))
+        return logits
+
+
+def small_preact_resnet(spec: SmallPreActResNet, channels: int, classes: int) -> ResNet:
+    """Three stages of `spec.blocks` pre-activation blocks."""
+    w = spec.width
+    return ResNet(PreActBlock, w, (w, 2 * w, 4 * w), spec.blocks, channels, classes)
+
+
+def preact_resnet18(spec: PreActResNet18, channels: int, classes: int) -> ResNet:
+    """2-2-2-2 pre-activation blocks."""
+    w = spec.width
+    return ResNet(PreActBlock, w, (w, 2 * w, 4 * w, 8 * w), 2, channels, classes)
+
+
+def resnet18(spec: ResNet18, channels: int, classes: int) -> ResNet:
+    """2-2-2-2 post-activation blocks."""
+    w = spec.width
+    return ResNet(PostActBlock, w, (w, 2 * w, 4 * w, 8 * w), 2, channels, classes)
+
+
+def wide_resnet(spec: WideResNet, channels: int, classes: int) -> ResNet:
+    """Three stages of (depth - 4) / 6 pre-activation blocks, 16, 32, 64 channels times `spec.widen`."""
+    w = 16 * spec.widen
+    return ResNet(PreActBlock, 16, (w, 2 * w, 4 * w), (spec.depth - 4) // 6, channels, classes)

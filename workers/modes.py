@@ -1,0 +1,40 @@
+"""Switching a network's mode for a while: frozen for attacks, batch statistics left alone for extra forwards."""
+
+import contextlib
+from collections.abc import Iterator
+
+from torch import nn
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no parameter gradients inside, so that an attack's backward pass only goes to the input.
+
+    Afterwards every module is in the mode and every parameter has the flag it had before.
+    """
+    modules = [module for module in model.modules() if module.training]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for module in modules:
+        module.training = False
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def untracked_statistics(model: nn.Module) -> Iterator[None]:
+    """Batch normalisation in training mode uses the batch's statistics inside, but leaves its running ones untouched."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,118 @@
+"""Records of a running trial: to the journal first, then, from a thread of its own, to wherever a sink sends them.
+
+Training never waits for the tracking store. What could not be sent stays in the journal and is sent later.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from workers.journal import Journal, Record
+from workers.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+"""Waits after the first, second, ... failure to send; the last one repeats."""
+
+
+class Sink(Protocol):
+    """Where records go after the journal."""
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Delivers the records or raises; delivering some twice must do no harm."""
+
+
+class Recorder:
+    """Writes one trial's records.
+
+    Args:
+        folder: the trial's folder.
+        sink: where records are sent besides; None for the journal alone.
+    """
+
+    def __init__(self, folder: Folder, sink: Sink | None = None) -> None:
+        self.journal = Journal(folder)
+        self._sender = _Sender(sink) if sink else None
+        if self._sender and self.journal.records:
+            self._sender.put(self.journal.records)
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Records metrics at a step; one call is one write."""
+        self._add([Record("metric", key, value=float(value), step=step) for key, value in values.items()])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Records tags; a later value replaces an earlier one."""
+        self._add([Record("tag", key, text=text) for key, text in values.items()])
+
+    def state(self, state: str) -> None:
+        """Records the state that the trial is in from now on."""
+        self._add([Record("state", "state", text=state)])
+
+    def close(self, timeout: float = 30.0) -> int:
+        """Waits until everything is sent.
+
+        Args:
+            timeout: seconds to wait at most.
+
+        Returns:
+            Number of records that are in the journal only.
+        """
+        return self._sender.close(timeout) if self._sender else 0
+
+    def _add(self, records: list[Record]) -> None:
+        new = self.journal.add(records)
+        if self._sender and new:
+            self._sender.put(new)
+
+
+class _Sender:
+    """A thread that hands records to the sink in order, and tries again while the sink raises."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._queue: deque[Record] = deque()
+        self._wake = threading.Condition()
+        self._closing = False
+        self._deadline = float("inf")
+        self._thread = threading.Thread(target=self._run, name="flatsweep-sender", daemon=True)
+        self._thread.start()
+
+    def put(self, records: Sequence[Record]) -> None:
+        with self._wake:
+            self._queue.extend(records)
+            self._wake.notify()
+
+    def close(self, timeout: float) -> int:
+        with self._wake:
+            self._closing = True
+            self._deadline = time.monotonic() + timeout
+            self._wake.notify()
+        self._thread.join(timeout + 1)
+        return len(self._queue)
+
+    def _run(self) -> None:
+        failures = 0
+        while True:
+            with self._wake:
+                while not self._queue and not self._closing:
+                    self._wake.wait()
+                if not self._queue or time.monotonic() > self._deadline:
+                    return
+                records = list(self._queue)
+            try:
+                self._sink.send(records)
+            except Exception as error:  # whatever the store's client raises: the journal has the records
+                wait = RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
+                failures += 1
+                logger.warning("cannot send %d records, trying again in %g s: %s", len(records), wait, error)
+                with self._wake:
+                    self._wake.wait(min(wait, max(0.0, self._deadline - time.monotonic())) if self._closing else wait)
+                continue
+            failures = 0
+            with self._wake:
+                for _ in records:
+                    self._queue.popleft()

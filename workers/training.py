@@ -1,0 +1,201 @@
+"""Training one network: the loop in plain sight. It can be stopped after any batch and goes on bit for bit the same."""
+
+import hashlib
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.spec.sweep import Trial
+from workers import checkpoints
+from workers.data.batches import TrainingBatches
+from workers.data.splits import Splits
+from workers.failures import DivergedError
+from workers.labels import Labels
+from workers.methods.base import Method, perturbation_of
+from workers.models.classifier import Classifier, build_classifier
+from workers.recorder import Recorder
+from workers.regularizers.base import AfterStep, BatchTransform, OptimizerPolicy
+from workers.seeding import generator
+from workers.storage import Folder
+
+DIVERGED_LOSS = 1e3
+"""A mean loss of an epoch above this many nats is divergence too: no network that says anything has it [ours]."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands. loss: mean of the running epoch in nats so far, or of the last one at its end."""
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float | None = None
+    robust_error: float | None = None
+
+    @property
+    def fraction(self) -> float:
+        """Share of training that is done, in [0, 1]."""
+        return (self.epoch + self.batch / self.batches) / self.epochs
+
+
+class Trainer:
+    """One trial's network, optimizer and components, restored from the newest checkpoint if there is one.
+
+    Args:
+        trial: what to train.
+        splits: the data, on the device.
+        folder: of the checkpoints; None to keep none.
+        device: where to train.
+    """
+
+    def __init__(self, trial: Trial, splits: Splits, folder: Folder | None, device: torch.device) -> None:
+        self.trial, self.splits, self.folder, self.device = trial, splits, folder, device
+        self.model: Classifier = build_classifier(trial.model, splits, trial.seed, device)
+        self.method: Method = trial.method.load()(trial.method)
+        self.regularizers = [(spec.name, spec.load()(spec)) for spec in trial.regularizers]
+        self.optimizer = self._build_optimizer()
+        self.batches = TrainingBatches(splits.train, trial.data, trial.training.batch_size, trial.seed)
+        self.epoch, self.next_batch, self.seconds = 0, 0, 0.0
+        # sums over the running epoch: loss, examples wrong at the method's own inputs, examples
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self._set_learning_rate()
+        if folder is not None and (state := checkpoints.newest(folder, device)) is not None:
+            self._load(state)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are trained."""
+        return self.epoch >= self.trial.training.epochs
+
+    def run(self, recorder: Recorder | None = None) -> Generator[Progress, None, Classifier]:
+        """Trains to the end; yields after every batch. Closing the generator saves a checkpoint in mid-epoch.
+
+        Raises:
+            DivergedError: the loss is not finite or beyond `DIVERGED_LOSS`.
+        """
+        try:
+            while not self.finished:
+                while self.next_batch < len(self.batches):
+                    started = time.perf_counter()
+                    self._step(self.next_batch)
+                    self.next_batch += 1
+                    self.seconds += time.perf_counter() - started
+                    yield Progress(self.epoch, self.trial.training.epochs, self.next_batch, len(self.batches))
+                yield self._end_epoch(recorder)
+        except GeneratorExit:
+            self.save()
+            raise
+        return self.model
+
+    def save(self) -> None:
+        """Writes a checkpoint of this very moment."""
+        if self.folder is not None:
+            checkpoints.save(self.folder, self.epoch, self.next_batch, self._state())
+
+    def _step(self, index: int) -> None:
+        """One batch: regularisers - attack - loss at perhaps perturbed weights - optimizer - regularisers."""
+        seed, purpose = self.trial.seed, (self.epoch, index)
+        x, y = self.batches.batch(self.epoch, index)
+        labels = Labels(y, self.splits.classes)
+        for name, regularizer in self.regularizers:
+            if isinstance(regularizer, BatchTransform):
+                x, labels = regularizer.transform(x, labels, generator(self.device, seed, name, *purpose))
+        self.model.train()
+        random = generator(self.device, seed, "attack", *purpose)
+        x_adv = self.method.attack(self.model, x, labels, self.trial.training.attack, random)
+        self.optimizer.zero_grad(set_to_none=True)
+        perturbation = perturbation_of(self.method)
+        if perturbation is None:
+            logits = self._gradient(x, x_adv, labels)
+        else:
+            with perturbation.applied(self.model, x, x_adv, labels, self.epoch):
+                logits = self._gradient(x, x_adv, labels)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for _, regularizer in self.regularizers:
+            if isinstance(regularizer, AfterStep):
+                regularizer.after_step(self.model)
+        self.sums[1] += (logits.argmax(1) != labels.index).sum()
+
+    def _gradient(self, x: Tensor, x_adv: Tensor, labels: Labels) -> Tensor:
+        loss = self.method.loss(self.model, x, x_adv, labels)
+        loss.value.backward()  # type: ignore[no-untyped-call]
+        self.sums[0] += loss.value.detach() * len(x)
+        self.sums[2] += len(x)
+        return loss.logits.detach()
+
+    def _end_epoch(self, recorder: Recorder | None) -> Progress:
+        loss_sum, wrong, count = self.sums.tolist()
+        loss = loss_sum / count
+        if not math.isfinite(loss) or loss > DIVERGED_LOSS:
+            raise DivergedError(
+                f"training diverged in epoch {self.epoch}: mean loss {loss:g} "
+                f"(learning rate {self._learning_rate():g}; a loss above {DIVERGED_LOSS:g} or not finite ends a trial)"
+            )
+        if recorder is not None:
+            values = {
+                "train/loss": loss,
+                "train/error": wrong / count,
+                "train/lr": self._learning_rate(),
+                "train/seconds": self.seconds,
+            }
+            recorder.metrics(values, step=self.epoch + 1)
+        self.epoch, self.next_batch, self.seconds = self.epoch + 1, 0, 0.0
+        self.sums.zero_()
+        self._set_learning_rate()
+        self.save()
+        epochs = self.trial.training.epochs
+        return Progress(self.epoch, epochs, 0, len(self.batches), loss, wrong / count)
+
+    def _build_optimizer(self) -> torch.optim.Optimizer:
+        settings = self.trial.training.optimizer
+        for _, regularizer in self.regularizers:
+            if isinstance(regularizer, OptimizerPolicy):
+                settings = regularizer.optimizer(settings)
+        optimizer: torch.optim.Optimizer = settings.load()(
+            self.model.parameters(), **settings.model_dump(exclude={"name"})
+        )
+        return optimizer
+
+    def _set_learning_rate(self) -> None:
+        training = self.trial.training
+        factor = training.schedule.factor(min(self.epoch, training.epochs - 1), training.epochs)
+        for group in self.optimizer.param_groups:
+            group["lr"] = training.optimizer.lr * factor
+
+    def _learning_rate(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "next_batch": self.next_batch,
+            "seconds": self.seconds,
+            "sums": self.sums,
+            "trial_id": self.trial.trial_id,
+        }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        if state["trial_id"] != self.trial.trial_id:
+            raise ValueError(f"the checkpoint is of trial {state['trial_id']}, not of {self.trial.trial_id}")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.next_batch, self.seconds = state["epoch"], state["next_batch"], state["seconds"]
+        self.sums = state["sums"].to(self.device)
+
+
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over every tensor of the state dict, in hex: equal for networks that are equal bit for bit."""
+    total = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        total.update(name.encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
+    return total.hexdigest()

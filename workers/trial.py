@@ -1,0 +1,173 @@
+"""One trial from start to end: train, measure, record. Plain Python: neither Ray nor MLflow is needed."""
+
+import json
+import logging
+import os
+import platform
+import socket
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+
+from orchestrator.spec.base import canonical, digest
+from orchestrator.spec.measures import Measure
+from orchestrator.spec.sweep import Evaluation, Trial
+from workers.data.splits import Splits, load_splits
+from workers.failures import DataError
+from workers.models.classifier import Classifier
+from workers.recorder import Recorder, Sink
+from workers.steps import Tick, drain
+from workers.storage import Folder
+from workers.training import Progress, Trainer, weights_digest
+
+logger = logging.getLogger(__name__)
+
+LOCK_SECONDS = 60.0
+"""How long a worker waits for another one to let go of the trial's folder: a lost one takes a moment to die."""
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """Progress after training: `measure` has done `tick.done` of `tick.total` of its current part."""
+
+    measure: str
+    tick: Tick
+
+
+def run_trial(
+    trial: Trial,
+    evaluation: Evaluation,
+    folder: Folder,
+    *,
+    sink: Sink | None = None,
+    device: torch.device | str = "cpu",
+) -> Values:
+    """Trains (going on from the newest checkpoint), measures what is missing, records, and returns all values.
+
+    Args:
+        trial: what to train.
+        evaluation: what to measure.
+        folder: the trial's own folder.
+        sink: where records go besides the folder's journal.
+        device: where to run.
+
+    Raises:
+        DivergedError, DataError, StorageError: see `workers.failures`.
+    """
+    return drain(trial_steps(trial, evaluation, folder, sink=sink, device=device))
+
+
+def trial_steps(
+    trial: Trial,
+    evaluation: Evaluation,
+    folder: Folder,
+    *,
+    sink: Sink | None = None,
+    device: torch.device | str = "cpu",
+) -> Generator[Progress | Measuring, None, Values]:
+    """`run_trial` in steps: yields after every batch and every part of a measure.
+
+    Closing the generator stops the trial: it saves a checkpoint, records that it was interrupted, and lets go of its
+    folder. Running it again goes on from there.
+    """
+    device = torch.device(device)
+    with folder.lock(LOCK_SECONDS):
+        recorder = Recorder(folder, sink)
+        try:
+            values = yield from _train_and_measure(trial, evaluation, folder, recorder, device)
+            recorder.state("finished")
+        except GeneratorExit:
+            recorder.state("interrupted")
+            raise
+        finally:
+            if left := recorder.close():
+                logger.warning("%d records of trial %s are in its journal only", left, trial.trial_id)
+    return values
+
+
+def _train_and_measure(
+    trial: Trial, evaluation: Evaluation, folder: Folder, recorder: Recorder, device: torch.device
+) -> Generator[Progress | Measuring, None, Values]:
+    attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
+    recorder.state("running")
+    recorder.tags({"attempt": str(attempt), **_surroundings(device)})
+    folder.write("trial.json", json.dumps(trial.model_dump(mode="json"), indent=2).encode())
+    splits = load_splits(trial.data, device)
+    _check_data(folder, splits)
+    recorder.tags({"data_digest": splits.digest})
+    trainer = Trainer(trial, splits, folder / "checkpoints", device)
+    if not trainer.finished:
+        yield from trainer.run(recorder)
+        recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
+        recorder.tags({"weights": weights_digest(trainer.model)})
+    values: Values = {}
+    for measure in evaluation.measures:
+        values |= yield from _measured(measure, evaluation, trial, trainer.model, splits, folder, recorder)
+    recorder.tags({"evaluation_id": evaluation.evaluation_id})
+    return values
+
+
+def _measured(
+    measure: Measure,
+    evaluation: Evaluation,
+    trial: Trial,
+    model: Classifier,
+    splits: Splits,
+    folder: Folder,
+    recorder: Recorder,
+) -> Generator[Measuring, None, Values]:
+    """A measure's values: those in the folder, or measured now and put there."""
+    name, results = result_name(measure, evaluation.seed), folder / "measures"
+    if results.exists(name):
+        values: Values = json.loads(results.read(name))["values"]
+    else:
+        started = time.perf_counter()
+        steps = measure.load().steps(model, splits, measure, attack=trial.training.attack, seed=evaluation.seed)
+        values = yield from _named(measure.name, steps)
+        seconds = time.perf_counter() - started
+        content = {"measure": canonical(measure), "seed": evaluation.seed, "values": values, "seconds": seconds}
+        results.write(name, json.dumps(content, indent=2).encode())
+        recorder.metrics({f"cost/{measure.name}_seconds": seconds}, trial.training.epochs)
+    recorder.metrics(values, trial.training.epochs)
+    return values
+
+
+def _named(name: str, steps: Generator[Tick, None, Values]) -> Generator[Measuring, None, Values]:
+    try:
+        while True:
+            yield Measuring(name, next(steps))
+    except StopIteration as stop:
+        values: Values = stop.value
+        return values
+
+
+def result_name(measure: Measure, seed: int) -> str:
+    """File name of a measure's result: it holds the hash of all settings, so that other settings lie beside it."""
+    return f"{measure.name}-{digest({'measure': measure, 'seed': seed})}.json"
+
+
+def _check_data(folder: Folder, splits: Splits) -> None:
+    """Refuses to go on with other data than the trial began with."""
+    content = json.dumps({"sha256": splits.digest}).encode()
+    if not folder.exists("data.json"):
+        folder.write("data.json", content)
+    elif folder.read("data.json") != content:
+        raise DataError("the data set's content has changed since this trial began; put the old one back, or "
+                        "`flatsweep rerun --from-scratch`")  # fmt: skip
+
+
+def _surroundings(device: torch.device) -> dict[str, str]:
+    """Where a trial runs, as tags."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "device": f"{device.type} ({name})",
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

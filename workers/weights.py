@@ -1,0 +1,47 @@
+"""Which tensors of a network flatness and weight perturbations move, and moving them for a while."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+NORMALISATION = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+    nn.modules.instancenorm._InstanceNorm,
+)
+
+
+def perturbed_tensors(model: nn.Module) -> list[nn.Parameter]:
+    """Every trainable weight and bias that is not a normalisation parameter (SCIENCE.md section 6), each once."""
+    own = {id(p) for m in model.modules() if isinstance(m, NORMALISATION) for p in m.parameters(recurse=False)}
+    return [parameter for parameter in model.parameters() if id(parameter) not in own]
+
+
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """Every parameter with more than one dimension: convolution kernels and matrices, no biases, no normalisation."""
+    return [parameter for parameter in model.parameters() if parameter.dim() > 1]
+
+
+@contextlib.contextmanager
+def restored(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
+    """Yields copies of the parameters, which may be changed inside; afterwards they are bit for bit as before."""
+    originals = [parameter.detach().clone() for parameter in parameters]
+    try:
+        yield originals
+    finally:
+        with torch.no_grad():
+            for parameter, original in zip(parameters, originals, strict=True):
+                parameter.copy_(original)
+
+
+def scaled_to(directions: Sequence[Tensor], lengths: Sequence[Tensor]) -> list[Tensor]:
+    """Each direction at the given Euclidean length; a zero direction stays zero."""
+    norms = torch._foreach_norm(list(directions))
+    return [
+        direction * torch.where(norm > 0, length / norm, 0.0)
+        for direction, norm, length in zip(directions, norms, lengths, strict=True)
+    ]
