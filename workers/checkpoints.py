@@ -4,19 +4,17 @@ import hashlib
 import io
 import logging
 import pickle
-import re
 from typing import Any
 
 import torch
 
+from workers.layout import HASH_DIGITS, checkpoint_name, parse_checkpoint
 from workers.storage import Folder
 
 logger = logging.getLogger(__name__)
 
 KEPT = 2
 """Checkpoints kept: the newest, and the one before in case the newest is damaged."""
-
-_NAME = re.compile(r"epoch-(\d{6})-batch-(\d{7})-([0-9a-f]{16})\.pt")
 
 State = dict[str, Any]
 
@@ -25,12 +23,12 @@ def save(folder: Folder, epoch: int, batch: int, state: State) -> str:
     """Writes the state reached after `epoch` whole epochs and `batch` batches of the next; removes all but the newest.
 
     Returns:
-        The file's name, which holds the first 16 hex digits of the content's SHA-256.
+        The file's name, which holds the first digits of the content's SHA-256.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    name = f"epoch-{epoch:06d}-batch-{batch:07d}-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    name = checkpoint_name(epoch, batch, hashlib.sha256(content).hexdigest())
     folder.write(name, content)
     for old in _listed(folder)[KEPT:]:
         folder.delete(old)
@@ -41,7 +39,8 @@ def newest(folder: Folder, device: torch.device) -> State | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a warning."""
     for name in _listed(folder):
         content = folder.read(name)
-        if hashlib.sha256(content).hexdigest()[:16] != name[-19:-3]:
+        parsed = parse_checkpoint(name)
+        if parsed is None or hashlib.sha256(content).hexdigest()[:HASH_DIGITS] != parsed[2]:
             logger.warning("checkpoint %s/%s is damaged (hash differs); going back to the one before", folder, name)
             continue
         try:
@@ -53,12 +52,6 @@ def newest(folder: Folder, device: torch.device) -> State | None:
     return None
 
 
-def progress(names: list[str]) -> tuple[int, int] | None:
-    """(whole epochs, batches of the next) of the newest checkpoint among file names, without reading it."""
-    found = [match for name in names if (match := _NAME.fullmatch(name))]
-    return max(((int(match[1]), int(match[2])) for match in found), default=None)
-
-
 def _listed(folder: Folder) -> list[str]:
     """Names of the checkpoints, newest first."""
-    return sorted((name for name in folder.names() if _NAME.fullmatch(name)), reverse=True)
+    return sorted((name for name in folder.names() if parse_checkpoint(name)), reverse=True)

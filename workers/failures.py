@@ -1,9 +1,8 @@
-"""Why a trial failed: the classes of failure, and which of them are worth another attempt."""
+"""Why a trial failed: the classes of failure, and which of them are worth another attempt. Imports no torch."""
 
 import errno
+import sys
 from enum import StrEnum
-
-import torch
 
 
 class ErrorClass(StrEnum):
@@ -15,6 +14,11 @@ class ErrorClass(StrEnum):
     CODE_ERROR = "code_error"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     WORKER_LOST = "worker_lost"
+
+    @property
+    def passing(self) -> bool:
+        """Whether the surroundings failed, not the trial: another attempt may well succeed."""
+        return self in {ErrorClass.STORAGE_UNAVAILABLE, ErrorClass.WORKER_LOST}
 
 
 class DivergedError(Exception):
@@ -35,7 +39,7 @@ def classify(error: BaseException) -> ErrorClass:
         return ErrorClass.DIVERGED
     if isinstance(error, DataError):
         return ErrorClass.BAD_DATA
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _is_cpu_allocation_failure(error):
+    if isinstance(error, MemoryError) or _is_torch_out_of_memory(error):
         return ErrorClass.OUT_OF_MEMORY
     if isinstance(error, StorageError):
         return ErrorClass.STORAGE_UNAVAILABLE
@@ -47,6 +51,9 @@ def classify(error: BaseException) -> ErrorClass:
 _STORAGE_ERRNOS = {errno.ENOSPC, errno.EIO, errno.EROFS, errno.EDQUOT, errno.ESTALE, errno.ETIMEDOUT, errno.EACCES}
 
 
-def _is_cpu_allocation_failure(error: BaseException) -> bool:
+def _is_torch_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
     # torch raises a plain RuntimeError when its CPU allocator gets no memory
     return isinstance(error, RuntimeError) and "not enough memory" in str(error)

@@ -1,4 +1,4 @@
-"""Labels on their way through a training step: class indices, and class probabilities where a regulariser softens them."""
+"""Labels on their way through a training step: class indices, and probabilities where a regulariser softens them."""
 
 from dataclasses import dataclass, replace
 

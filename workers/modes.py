@@ -29,7 +29,7 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Batch normalisation in training mode uses the batch's statistics inside, but leaves its running ones untouched."""
+    """Batch normalisation in training mode uses the batch's statistics inside and leaves its running ones untouched."""
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False

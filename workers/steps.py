@@ -24,7 +24,7 @@ Steps = Generator[Tick, None, R]
 
 
 class Stepwise(Generic[P, R]):
-    """A generator function that can also be called for its result: `measure(...)`, or `yield from measure.steps(...)`."""
+    """A generator function that can be called for its result, `measure(...)`, or stepped, `yield from m.steps(...)`."""
 
     def __init__(self, function: Callable[P, Steps[R]]) -> None:
         functools.update_wrapper(self, function)

@@ -1,4 +1,4 @@
-"""A trial's folder, reached through fsspec: whole-file writes that are atomic, appends that are on disk when they return."""
+"""A trial's folder, reached through fsspec: atomic writes of whole files, appends that are on disk on return."""
 
 import contextlib
 import os

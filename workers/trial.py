@@ -6,16 +6,18 @@ import os
 import platform
 import socket
 import time
+import traceback
 from collections.abc import Generator
 from dataclasses import dataclass
 
 import torch
 
-from orchestrator.spec.base import canonical, digest
+from orchestrator.spec.base import canonical
 from orchestrator.spec.measures import Measure
 from orchestrator.spec.sweep import Evaluation, Trial
+from workers import layout
 from workers.data.splits import Splits, load_splits
-from workers.failures import DataError
+from workers.failures import DataError, classify
 from workers.models.classifier import Classifier
 from workers.recorder import Recorder, Sink
 from workers.steps import Tick, drain
@@ -26,6 +28,11 @@ logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 60.0
 """How long a worker waits for another one to let go of the trial's folder: a lost one takes a moment to die."""
+
+CLOSE_SECONDS = 30.0
+"""How long the end of a trial waits for a tracking store that does not answer; the journal has everything."""
+STOP_SECONDS = 3.0
+"""The same when the trial is stopped: whoever stops it does not wait long."""
 
 Values = dict[str, float]
 
@@ -82,11 +89,29 @@ def trial_steps(
             recorder.state("finished")
         except GeneratorExit:
             recorder.state("interrupted")
+            _close(recorder, STOP_SECONDS)
             raise
-        finally:
-            if left := recorder.close():
-                logger.warning("%d records of trial %s are in its journal only", left, trial.trial_id)
+        except Exception as error:
+            _record_failure(error, folder, recorder)
+            _close(recorder, CLOSE_SECONDS)
+            raise
+        _close(recorder, CLOSE_SECONDS)
     return values
+
+
+def _record_failure(error: Exception, folder: Folder, recorder: Recorder) -> None:
+    """Records class and message; the traceback goes to the folder."""
+    try:
+        folder.write(layout.ERROR, "".join(traceback.format_exception(error)).encode())
+        recorder.tags({"error_class": classify(error), "error": f"{type(error).__name__}: {error}"})
+        recorder.state("failed")
+    except OSError as second:  # the storage that failed the trial also fails its record: the first error counts
+        logger.warning("cannot record the failure: %s", second)
+
+
+def _close(recorder: Recorder, timeout: float) -> None:
+    if left := recorder.close(timeout):
+        logger.warning("%d records are in the journal only; the next submit sends them", left)
 
 
 def _train_and_measure(
@@ -94,12 +119,12 @@ def _train_and_measure(
 ) -> Generator[Progress | Measuring, None, Values]:
     attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
     recorder.state("running")
-    recorder.tags({"attempt": str(attempt), **_surroundings(device)})
-    folder.write("trial.json", json.dumps(trial.model_dump(mode="json"), indent=2).encode())
+    recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **_surroundings(device)})
+    folder.write(layout.TRIAL, json.dumps(trial.model_dump(mode="json"), indent=2).encode())
     splits = load_splits(trial.data, device)
     _check_data(folder, splits)
     recorder.tags({"data_digest": splits.digest})
-    trainer = Trainer(trial, splits, folder / "checkpoints", device)
+    trainer = Trainer(trial, splits, folder / layout.CHECKPOINTS, device)
     if not trainer.finished:
         yield from trainer.run(recorder)
         recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
@@ -121,7 +146,7 @@ def _measured(
     recorder: Recorder,
 ) -> Generator[Measuring, None, Values]:
     """A measure's values: those in the folder, or measured now and put there."""
-    name, results = result_name(measure, evaluation.seed), folder / "measures"
+    name, results = layout.result_name(measure, evaluation.seed), folder / layout.MEASURES
     if results.exists(name):
         values: Values = json.loads(results.read(name))["values"]
     else:
@@ -145,17 +170,12 @@ def _named(name: str, steps: Generator[Tick, None, Values]) -> Generator[Measuri
         return values
 
 
-def result_name(measure: Measure, seed: int) -> str:
-    """File name of a measure's result: it holds the hash of all settings, so that other settings lie beside it."""
-    return f"{measure.name}-{digest({'measure': measure, 'seed': seed})}.json"
-
-
 def _check_data(folder: Folder, splits: Splits) -> None:
     """Refuses to go on with other data than the trial began with."""
     content = json.dumps({"sha256": splits.digest}).encode()
-    if not folder.exists("data.json"):
-        folder.write("data.json", content)
-    elif folder.read("data.json") != content:
+    if not folder.exists(layout.DATA):
+        folder.write(layout.DATA, content)
+    elif folder.read(layout.DATA) != content:
         raise DataError("the data set's content has changed since this trial began; put the old one back, or "
                         "`flatsweep rerun --from-scratch`")  # fmt: skip
 

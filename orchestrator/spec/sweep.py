@@ -248,7 +248,9 @@ class Sweep(Spec):
         """Refuses now what a measure's attack would only show after training."""
         for index, measure in enumerate(self.evaluation.measures):
             attack = getattr(measure, "attack", None)
-            for training in self.training if isinstance(attack, EvaluationAttack) else ():
+            if not isinstance(attack, EvaluationAttack):
+                continue
+            for training in self.training:
                 try:
                     attack.resolve(training.attack)
                 except ValidationError as error:

@@ -14,7 +14,7 @@ class BadArraysError(ValueError):
 
 @dataclass(frozen=True)
 class Arrays:
-    """Images uint8, N x H x W x C; labels int64 in [0, classes). No test images: they are cut from the training ones."""
+    """Images uint8, N x H x W x C; labels int64 in [0, classes). Without test images, some training ones serve."""
 
     x_train: npt.NDArray[np.uint8]
     y_train: npt.NDArray[np.int64]

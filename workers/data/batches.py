@@ -58,7 +58,7 @@ def random_crop(x: Tensor, padding: int, random: torch.Generator) -> Tensor:
     columns = left[:, None] + torch.arange(width, device=x.device)
     image = torch.arange(count, device=x.device)[:, None, None]
     # the sliced channel dimension goes last when it stands between index tensors
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 def random_flip(x: Tensor, random: torch.Generator) -> Tensor:

@@ -96,7 +96,8 @@ def cut(arrays: Arrays, spec: Data, device: torch.device = CPU) -> Splits:
     train_order = train_order[: spec.train_size]
 
     def images(pixels: "torch.Tensor", labels: "torch.Tensor", order: Tensor) -> Images:
-        return Images(pixels[order].permute(0, 3, 1, 2).contiguous().to(device), labels[order].to(device))
+        # N x H x W x C in memory seen as N x C x H x W: the channels_last layout, which convolutions like best
+        return Images(pixels[order].permute(0, 3, 1, 2).to(device), labels[order].to(device))
 
     x_train, y_train = torch.from_numpy(arrays.x_train), torch.from_numpy(arrays.y_train)
     return Splits(

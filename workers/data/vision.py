@@ -21,7 +21,8 @@ def load(spec: Torchvision) -> Arrays:
     try:
         (x_train, y_train), (x_test, y_test) = (_read(spec, train) for train in (True, False))
     except (RuntimeError, OSError, ValueError, EOFError) as error:
-        raise BadArraysError(f"cannot read {spec.name} under {spec.root}: {error} (download: true fetches it)") from error
+        hint = "" if spec.download else " (`download: true` fetches it)"
+        raise BadArraysError(f"cannot read {spec.name} under {spec.root}: {error}{hint}") from error
     return Arrays(x_train, y_train, x_test, y_test, CLASSES[spec.name])
 
 

@@ -20,7 +20,7 @@ from workers.weights import perturbed_tensors, restored, scaled_to
 def average_flatness(
     model: nn.Module, splits: Splits, settings: AverageFlatness, *, attack: Attack, seed: int
 ) -> Steps[dict[str, float]]:
-    """mean_s RLoss(w + nu_s) - RLoss(w), nu_s random of length xi * ||w_l|| in every tensor; PGD runs again at w + nu_s.
+    """mean_s RLoss(w + nu_s) - RLoss(w), nu_s random of length xi * ||w_l|| in every tensor, with PGD run at w + nu_s.
 
     All xi share the directions, and all networks of one shape share directions and random starts (equal seeds).
 

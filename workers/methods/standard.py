@@ -15,7 +15,7 @@ class Standard:
     def __init__(self, _spec: spec.Standard) -> None:
         pass
 
-    def attack(self, _model: nn.Module, x: Tensor, _labels: Labels, _attack: Attack, _random: torch.Generator) -> Tensor:
+    def attack(self, model: nn.Module, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:  # noqa: ARG002
         """No attack: x itself."""
         return x
 

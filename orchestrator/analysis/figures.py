@@ -1,0 +1,279 @@
+"""Scatter figures of a measure against a target over trials: PNG, SVG and the data beside them.
+
+matplotlib is imported inside the functions, and used without pyplot: no global state, no display.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.analysis.correlation import CELL, point_estimates, usable_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+
+# Okabe and Ito (2008), without yellow, which is too faint for small marks on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*PX<>phd8H"
+LEGEND_ROWS = 16
+LEGEND_LETTERS = 34
+AXES_INCHES = (4.6, 3.6)
+GAP_INCHES = 0.15
+CELL_LINES = "cells"
+"""The id, in the figure and in the SVG, of the lines that join the seeds of a cell."""
+
+NAMES = {
+    "robust_loss": "Robust loss",
+    "robust_error": "Robust error",
+    "clean_loss": "Clean loss",
+    "clean_error": "Clean error",
+    "average_flatness": "Average-case flatness",
+    "worst_flatness": "Worst-case flatness",
+}
+PARTS = {"train": ", train", "test": ", test", "gap": " gap, test − train"}
+
+
+def scatter(table: pd.DataFrame, measure: str, target: str, path_without_suffix: Path) -> list[Path]:
+    """Draws `target` over `measure` and saves the figure as .png (150 dpi) and .svg, and the data plotted as .csv.
+
+    Args:
+        table: As `correlation.correlate` takes it.
+        measure: Column on the horizontal axis; with a column `<measure>_se`, error bars of one standard error.
+        target: Column on the vertical axis; likewise.
+        path_without_suffix: Where to; a dot in the name is part of the name. Missing folders are made.
+
+    Returns:
+        The three paths, in the order above.
+
+    Raises:
+        UserError: A column is not there or holds no numbers.
+        OSError: The folder cannot be written.
+    """
+    import matplotlib as mpl
+
+    figure = draw(table, measure, target)
+    paths = [path_without_suffix.parent / (path_without_suffix.name + suffix) for suffix in (".png", ".svg", ".csv")]
+    paths[0].parent.mkdir(parents=True, exist_ok=True)
+    # Fixed ids and no date: the same table gives the same file.
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flatsweep"}):
+        figure.savefig(paths[0], dpi=150, bbox_inches="tight", pad_inches=0.08)
+        figure.savefig(paths[1], bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+    plotted(table, measure, target).to_csv(paths[2], index=False)
+    return paths
+
+
+def plotted(table: pd.DataFrame, measure: str, target: str) -> pd.DataFrame:
+    """The rows and columns that `draw` shows: labels, measure, target and their standard errors where recorded.
+
+    Raises:
+        UserError: A column is not there or holds no numbers.
+    """
+    errors = [name for name in (f"{measure}_se", f"{target}_se") if name in table]
+    rows, _ = usable_rows(table, list(dict.fromkeys([measure, target, *errors])))
+    return rows[rows[measure].notna() & rows[target].notna()].reset_index(drop=True)
+
+
+def draw(table: pd.DataFrame, measure: str, target: str) -> "Figure":
+    """The figure of `scatter`: methods as colours, regularizers as markers, seeds of a cell joined by a thin line.
+
+    Legends stand to the right of the axes, outside of the figure's nominal size: save with `bbox_inches="tight"`.
+
+    Args:
+        table: As `correlation.correlate` takes it; rows without both values are not drawn, and counted in the title.
+        measure: Column on the horizontal axis.
+        target: Column on the vertical axis.
+
+    Raises:
+        UserError: A column is not there or holds no numbers.
+    """
+    from matplotlib.figure import Figure
+
+    rows = plotted(table, measure, target)
+    # Labels of the whole table, so that a method keeps its colour from figure to figure.
+    labels, _ = usable_rows(table, [])
+    methods = _numbered(labels["method"])
+    regularizers = _numbered(labels["regularizer"])
+
+    figure = Figure(figsize=AXES_INCHES, dpi=100)
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    _points(axes, rows, measure, target, methods, regularizers)
+    axes.set_xlabel(axis_label(measure))
+    axes.set_ylabel(axis_label(target))
+    axes.set_title(_title(rows, labels, measure, target), fontsize=10, loc="left")
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    _legends(figure, axes, methods, regularizers)
+    return figure
+
+
+def axis_label(column: str) -> str:
+    """A column's name for an axis, with its unit: nats for losses and flatness, fraction for errors.
+
+    >>> axis_label("robust_error_gap")
+    'Robust error gap, test − train (fraction)'
+    """
+    for name, text in NAMES.items():
+        if not column.startswith(f"{name}_"):
+            continue
+        rest = column.removeprefix(f"{name}_")
+        if name.endswith("flatness") and rest.startswith("xi"):
+            xi, _, split = rest.removeprefix("xi").partition("_")
+            return f"{text}, ξ = {xi}{', train images' if split == 'train' else ''} (nats)"
+        if rest in PARTS:
+            return f"{text}{PARTS[rest]} ({'fraction' if name.endswith('error') else 'nats'})"
+    return column
+
+
+def colours(n: int) -> list[Any]:
+    """n different colours that stay apart for colour-blind readers, as far as n allows; a scale from 8 on."""
+    if n <= len(COLOURS):
+        return list(COLOURS[:n])
+    import matplotlib as mpl
+
+    # The light end of the scale is left out: it is lost on white.
+    return [tuple(colour) for colour in mpl.colormaps["viridis"](np.linspace(0, 0.93, n))]
+
+
+def markers(n: int) -> list[str]:
+    """n different markers: shapes, then numbers."""
+    return [MARKERS[i] if i < len(MARKERS) else f"${i + 1}$" for i in range(n)]
+
+
+def _points(
+    axes: "Axes", rows: pd.DataFrame, measure: str, target: str, methods: Sequence[str], regularizers: Sequence[str]
+) -> None:
+    """Lines within cells, error bars, and the points on top, which alone are drawn strong."""
+    from matplotlib.collections import LineCollection
+
+    by_method = dict(zip(methods, colours(len(methods)), strict=True))
+    segments, line_colours = [], []
+    for (method, *_), cell in rows.groupby(list(CELL), sort=False):
+        if len(cell) > 1:
+            # Along the measure: in order of seeds the line would run to and fro.
+            segments.append(cell.sort_values([measure, target])[[measure, target]].to_numpy())
+            line_colours.append(by_method[str(method)])
+    axes.add_collection(
+        LineCollection(segments, colors=line_colours, linewidths=0.8, alpha=0.6, zorder=2, gid=CELL_LINES)
+    )
+    for method, group in rows.groupby("method", sort=False):
+        x_error, y_error = (_error(group, name) for name in (measure, target))
+        if x_error is not None or y_error is not None:
+            style: dict[str, Any] = {"fmt": "none", "elinewidth": 0.7, "capsize": 1.5, "alpha": 0.55, "zorder": 3}
+            axes.errorbar(
+                group[measure], group[target], xerr=x_error, yerr=y_error, ecolor=by_method[str(method)], **style
+            )
+    for regularizer, marker in zip(regularizers, markers(len(regularizers)), strict=True):
+        group = rows[rows["regularizer"] == regularizer]
+        axes.scatter(
+            group[measure],
+            group[target],
+            s=_size(marker) ** 2,
+            c=[by_method[method] for method in group["method"]],
+            marker=marker,
+            linewidths=0.5,
+            edgecolors="white" if marker in MARKERS else None,
+            zorder=4,
+        )
+    axes.margins(0.07)
+
+
+def _legends(figure: "Figure", axes: "Axes", methods: Sequence[str], regularizers: Sequence[str]) -> None:
+    """Both legends right of the axes, one under the other; the axes grow to the height that they need."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.lines import Line2D
+
+    def handle(label: str, colour: Any, marker: str) -> "Line2D":
+        edge = "white" if marker in MARKERS else colour
+        style: dict[str, Any] = {"markeredgecolor": edge, "markeredgewidth": 0.5, "markersize": _size(marker)}
+        return Line2D([], [], linestyle="none", color=colour, marker=marker, label=_wrapped(label), **style)
+
+    pairs = (
+        ("Method", [handle(name, colour, "o") for name, colour in zip(methods, colours(len(methods)), strict=True)]),
+        (
+            "Regularizer",
+            [handle(name, "0.35", mark) for name, mark in zip(regularizers, markers(len(regularizers)), strict=True)],
+        ),
+    )
+    legends = [_legend(axes, title, handles) for title, handles in pairs if handles]
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    heights = [legend.get_window_extent(renderer).height / figure.dpi for legend in legends]
+    needed = sum(heights) + GAP_INCHES * (len(heights) - 1)
+    height = max(AXES_INCHES[1], needed)
+    width = max(AXES_INCHES[0], height)
+    figure.set_size_inches(width, height)
+    top = height
+    for legend, own in zip(legends, heights, strict=True):
+        legend.set_bbox_to_anchor((1 + GAP_INCHES / width, top / height), transform=axes.transAxes)
+        top -= own + GAP_INCHES
+
+
+def _legend(axes: "Axes", title: str, handles: list["Line2D"]) -> "Legend":
+    """A legend of its own beside others, without a frame, in as many columns as its entries need."""
+    from matplotlib.legend import Legend
+
+    legend = Legend(
+        axes,
+        handles,
+        [str(item.get_label()) for item in handles],
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        borderaxespad=0.0,
+        borderpad=0.0,
+        frameon=False,
+        alignment="left",
+        fontsize=8,
+        title_fontproperties={"size": 9, "weight": "bold"},
+        handletextpad=0.3,
+        columnspacing=1.0,
+        ncols=-(-len(handles) // LEGEND_ROWS),
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    axes.add_artist(legend)
+    # A legend is clipped to its axes by default when it is added as an artist.
+    legend.set_clip_on(False)
+    return legend
+
+
+def _title(rows: pd.DataFrame, labels: pd.DataFrame, measure: str, target: str) -> str:
+    """Numbers of trials and cells, and the coefficients, or why there are none."""
+    cells = len(rows[list(CELL)].drop_duplicates())
+    absent = len(labels) - len(rows)
+    values = point_estimates(rows[measure].to_numpy(), rows[target].to_numpy())
+    lines = [f"n = {len(rows)} trials in {cells} cells" + (f", {absent} without both values" if absent else "")]
+    if isinstance(values, str):
+        lines.append("no correlation: " + values.replace("the measure", measure).replace("the target", target))
+    else:
+        lines.append(f"Pearson r = {values[0]:.2f}, Kendall τ = {values[2]:.2f}")
+    return "\n".join(lines)
+
+
+def _error(rows: pd.DataFrame, column: str) -> "np.ndarray[Any, np.dtype[np.float64]] | None":
+    """Standard errors of a column, NaN (no bar) where there is none."""
+    if f"{column}_se" not in rows:
+        return None
+    values = rows[f"{column}_se"].to_numpy()
+    return np.where(values >= 0, values, np.nan)
+
+
+def _numbered(labels: "pd.Series[Any]") -> list[str]:
+    """The different labels, in order of appearance: the grid's order."""
+    return [str(label) for label in labels.unique()]
+
+
+def _size(marker: str) -> float:
+    """Diameter in points at which the marker looks as large as the others."""
+    return {"*": 9.0, "^": 6.8, "v": 6.8, "<": 6.8, ">": 6.8, "D": 5.6}.get(marker, 6.3 if marker in MARKERS else 7.5)
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label, LEGEND_LETTERS, break_long_words=False, break_on_hyphens=False)

@@ -1,0 +1,173 @@
+"""What a submit would do: the trials of a sweep file against what is recorded of them. Reads, never writes."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.spec.sweep import Evaluation, Sweep, Trial
+from orchestrator.tracking import TrialRun
+from workers import layout
+from workers.failures import ErrorClass
+from workers.storage import Folder
+
+
+class Action(StrEnum):
+    """What a submit does with a trial."""
+
+    RUN = "run"
+    RESUME = "resume"
+    MEASURE = "measure"
+    DONE = "done"
+    FAILED = "failed"
+
+    @property
+    def launches(self) -> bool:
+        """Whether a worker is needed."""
+        return self in {Action.RUN, Action.RESUME, Action.MEASURE}
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What a trial's folder holds: whole epochs and batches in its newest checkpoint, names of its results."""
+
+    exists: bool = False
+    epoch: int = 0
+    batch: int = 0
+    results: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, folder: Folder) -> "Traces":
+        """Looks into a trial's folder, by names alone."""
+        if not folder.exists(layout.TRIAL):
+            return cls()
+        parsed = [layout.parse_checkpoint(name) for name in (folder / layout.CHECKPOINTS).names()]
+        epoch, batch, _ = max((found for found in parsed if found), default=(0, 0, ""))
+        return cls(True, epoch, batch, frozenset((folder / layout.MEASURES).names()))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial of the plan, with the reason in words."""
+
+    trial: Trial
+    trial_id: str
+    action: Action
+    reason: str
+    run: TrialRun | None
+    epochs_left: int
+    """Epochs still to train."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole grid, in the order of the sweep file."""
+
+    sweep: Sweep
+    entries: tuple[Entry, ...]
+
+    def to_launch(self) -> list[Entry]:
+        """The trials that need a worker."""
+        return [entry for entry in self.entries if entry.action.launches]
+
+    def counts(self) -> Counter[Action]:
+        """Number of trials per action."""
+        return Counter(entry.action for entry in self.entries)
+
+
+def make_plan(sweep: Sweep, runs: Iterable[TrialRun], look: Callable[[str], Traces] | None = None) -> Plan:
+    """Decides for every trial of the grid.
+
+    Args:
+        sweep: with absolute paths.
+        runs: what the tracking store holds of the sweep.
+        look: from a trial id to what its folder holds; by default looks into the sweep's storage.
+    """
+    by_id = {run.trial_id: run for run in runs}
+    look = look or folder_traces(sweep)
+    entries = []
+    for trial in sweep.trials():
+        trial_id = trial.trial_id
+        run, traces = by_id.get(trial_id), look(trial_id)
+        action, reason = decide(trial, sweep.evaluation, run, traces)
+        left = 0 if action in {Action.DONE, Action.FAILED} else trial.training.epochs - traces.epoch
+        entries.append(Entry(trial, trial_id, action, reason, run, left))
+    return Plan(sweep, tuple(entries))
+
+
+def folder_traces(sweep: Sweep) -> Callable[[str], Traces]:
+    """From a trial id to what its folder holds; one listing tells which trials have a folder at all."""
+    root = Folder(sweep.storage) / sweep.name
+    present = set(root.names())
+    return lambda trial_id: Traces.of(root / trial_id) if trial_id in present else Traces()
+
+
+def decide(trial: Trial, evaluation: Evaluation, run: TrialRun | None, traces: Traces) -> tuple[Action, str]:
+    """What to do with one trial, and why."""
+    epochs = trial.training.epochs
+    missing = missing_measures(evaluation, traces)
+    if run is not None and run.state == "failed" and not _may_pass(run.error_class):
+        return Action.FAILED, f"{run.error_class}: {run.error}"
+    if not traces.exists:
+        return Action.RUN, "new" if run is None or run.state == "pending" else "its folder is gone"
+    if traces.epoch >= epochs:
+        if missing:
+            return Action.MEASURE, f"trained; to measure: {', '.join(missing)}"
+        if run is None:
+            return Action.RESUME, "its run is gone: recorded again from its folder"
+        if run.state != "finished" or run.evaluation_id != evaluation.evaluation_id:
+            return Action.RESUME, "everything is measured; its run is to be brought up to date"
+        return Action.DONE, "finished"
+    if run is None and traces.epoch == 0 and traces.batch == 0:
+        return Action.RUN, "its run is gone"
+    at = f"epoch {traces.epoch} of {epochs}" + (f", batch {traces.batch}" if traces.batch else "")
+    why = f"; {run.error_class}" if run and run.error_class else ""
+    return Action.RESUME, f"stopped at {at}{why}"
+
+
+def missing_measures(evaluation: Evaluation, traces: Traces) -> list[str]:
+    """Names of the measures that have no result with these settings."""
+    names = [(measure.name, layout.result_name(measure, evaluation.seed)) for measure in evaluation.measures]
+    return [name for name, file in names if file not in traces.results]
+
+
+def _may_pass(error_class: str) -> bool:
+    return error_class in {kind.value for kind in ErrorClass} and ErrorClass(error_class).passing
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Expected work of a plan in trial-hours (hours on one trial's resources), and how many trials it rests on."""
+
+    trial_hours: float
+    recorded: int
+
+
+def estimate(plan: Plan, runs: Sequence[TrialRun]) -> Estimate | None:
+    """From the recorded costs of finished trials: of the same cell if any, else of the same method, else of all.
+
+    Returns:
+        None where no trial has finished.
+    """
+    finished = [run for run in runs if run.state == "finished" and "cost/train_seconds" in run.metrics]
+    if not finished:
+        return None
+    total = 0.0
+    for entry in plan.to_launch():
+        alike = _most_alike(entry.trial, finished)
+        train = sum(run.metrics["cost/train_seconds"] for run in alike) / len(alike)
+        measure = sum(_measure_seconds(run) for run in alike) / len(alike)
+        total += train * entry.epochs_left / entry.trial.training.epochs + measure
+    return Estimate(total / 3600, len(finished))
+
+
+def _measure_seconds(run: TrialRun) -> float:
+    cost = [value for key, value in run.metrics.items() if key.startswith("cost/") and key != "cost/train_seconds"]
+    return sum(cost)
+
+
+def _most_alike(trial: Trial, runs: Sequence[TrialRun]) -> Sequence[TrialRun]:
+    method, regularizer = trial.method.label(), trial.regularizer_label
+    same_method = [run for run in runs if run.tags.get("method") == method]
+    same_cell = [run for run in same_method if run.tags.get("regularizer") == regularizer]
+    return same_cell or same_method or runs

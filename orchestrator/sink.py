@@ -1,0 +1,65 @@
+"""Delivers a trial's records to its one MLflow run, by run id. The only part of tracking that runs on workers."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
+
+from workers.journal import Record
+
+TAG = "flatsweep."
+"""Prefix of every tag of ours."""
+MAX_METRICS, MAX_TAG = 1000, 8000
+"""MLflow's limits: metrics in a batch, characters in a tag."""
+STATUS = {"pending": "SCHEDULED", "running": "RUNNING", "interrupted": "KILLED", "finished": "FINISHED", "failed": "FAILED"}
+"""A trial's state -> the run's status in MLflow."""
+
+
+class RunSink:
+    """Sends records to one run. Sending some again adds nothing.
+
+    Args:
+        uri: tracking URI.
+        run_id: of the trial's run.
+    """
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self._uri, self._run_id = uri, run_id
+
+    @cached_property
+    def _client(self) -> MlflowClient:
+        return MlflowClient(tracking_uri=self._uri)
+
+    @cached_property
+    def _recorded(self) -> set[tuple[str, int, float]]:
+        """What the run holds already: a trial whose folder was lost records the same values at another time."""
+        keys = self._client.get_run(self._run_id).data.metrics
+        return {(m.key, m.step, m.value) for key in keys for m in self._client.get_metric_history(self._run_id, key)}
+
+    def send(self, records: Sequence[Record]) -> None:
+        """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""
+        metrics = [
+            Metric(record.key, record.value, record.time_ms, record.step)
+            for record in records
+            if record.kind == "metric" and (record.key, record.step, record.value) not in self._recorded
+        ]
+        for low in range(0, len(metrics), MAX_METRICS):
+            self._client.log_batch(self._run_id, metrics=metrics[low : low + MAX_METRICS])
+        tags = {record.key: record.text for record in records if record.kind == "tag"}
+        states = [record.text for record in records if record.kind == "state"]
+        if states:
+            tags["state"] = states[-1]
+        if tags:
+            self._client.log_batch(self._run_id, tags=[RunTag(TAG + key, text[:MAX_TAG]) for key, text in tags.items()])
+        if states:
+            set_status(self._client, self._run_id, states[-1])
+
+
+def set_status(client: MlflowClient, run_id: str, state: str) -> None:
+    """Puts a run's status in line with the trial's state; a state that ends an attempt sets the end time."""
+    status = STATUS[state]
+    if status in {"RUNNING", "SCHEDULED"}:
+        client.update_run(run_id, status=status)
+    else:
+        client.set_terminated(run_id, status=status)

@@ -1,0 +1,118 @@
+"""A sweep file -> a validated sweep, or one message that lists every problem with its line."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from orchestrator.errors import UserError
+from orchestrator.spec import axes
+from orchestrator.spec.document import Document, NotYamlError, Problem, leaves, read_document
+from orchestrator.spec.explain import dotted, explain, show
+from orchestrator.spec.sweep import Sweep
+
+MAX_BYTES = 1 << 20
+MAX_SHOWN = 100
+MAX_LINE = 600
+
+
+@dataclass(frozen=True)
+class SweepFile:
+    """A sweep, its paths made absolute, with the text of the file that it was read from."""
+
+    sweep: Sweep
+    text: str
+    path: Path
+
+
+def load_sweep_file(path: Path) -> SweepFile:
+    """Reads and checks a sweep file; its relative paths count from the file's folder.
+
+    Raises:
+        UserError: with every problem, one a line: file, line, place, what is wrong, the value and what is allowed.
+    """
+    text = _read(path)
+    try:
+        document = read_document(text)
+    except NotYamlError as error:
+        raise _error(path, [error.problem]) from error
+    problems = [*_shape(document), *document.problems]
+    if not isinstance(document.data, dict):
+        raise _error(path, problems)
+    try:
+        sweep = Sweep.model_validate(document.data)
+    except ValidationError as error:
+        problems += explain(error, document)
+        raise _error(path, problems) from error
+    if problems:
+        raise _error(path, problems)
+    try:
+        return SweepFile(sweep.located(path.parent), text, path)
+    except RuntimeError as error:  # a home folder that cannot be found
+        homes = [place for place, value in leaves(document.data) if isinstance(value, str) and value.startswith("~")]
+        place: axes.Path = homes[0] if homes else ()
+        raise _error(path, [Problem(document.line(place), place, f"not a folder: {error}")]) from error
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except IsADirectoryError as error:
+        raise UserError(
+            f"{path}: this is a folder; give the sweep file in it, such as {path / 'experiments.yaml'}"
+        ) from error
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; `flatsweep init` writes one to start from") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path}: larger than 1 MiB; this is no sweep file")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text: byte {content[error.start]:#04x}") from error
+
+
+def _shape(document: Document) -> list[Problem]:
+    """What is wrong with the form of the file before any value is looked at."""
+    data = document.data
+    if data is None:
+        return (
+            []
+            if document.problems
+            else [Problem(1, (), "the file is empty; `flatsweep init` writes one to start from")]
+        )
+    if not isinstance(data, dict):
+        message = f"expected a mapping with 'name' and 'grid', got {show(data)}"
+        return [Problem(document.line(()), (), message)]
+    kinds = {"data": "one data set's name or mapping", "model": "one model's name or mapping", "training": "a mapping"}
+    problems = []
+    for key, kind in kinds.items():
+        value = data.get(key, {})
+        if (key,) in document.lost or isinstance(value, dict) or (isinstance(value, str) and key != "training"):
+            continue
+        found = "a list; only its parameters may be lists" if isinstance(value, list) else show(value)
+        problems.append(Problem(document.line((key,)), (key,), f"expected {kind}, got {found}"))
+        document.lost.add((key,))
+    return problems
+
+
+def _error(path: Path, problems: Iterable[Problem]) -> UserError:
+    lines: dict[str, None] = {}  # an ordered set: the variants of an axis repeat the error of what they share
+    for problem in sorted(problems, key=lambda problem: problem.line):
+        where = f"{path}:{problem.line}" + (f":{problem.column}" if problem.column else "")
+        place = f"{dotted(problem.place)}: " if problem.place else ""
+        lines[_printable(f"{where}: {place}{problem.text}")] = None
+    shown = list(lines)[:MAX_SHOWN]
+    if len(lines) > MAX_SHOWN:
+        shown.append(f"{path}: and {len(lines) - MAX_SHOWN} more")
+    return UserError("\n".join(shown))
+
+
+def _printable(line: str) -> str:
+    """One line that any terminal can show: escapes for control characters, cut where it is endless."""
+    cut = line if len(line) <= MAX_LINE else line[: MAX_LINE - 3] + "..."
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in cut)

@@ -1,0 +1,248 @@
+"""Everything that is asked of the MLflow store: a sweep's runs, their states, their making and closing.
+
+One experiment holds a sweep: a parent run with the sweep file, the table and the figures, and one run for each trial,
+for ever: another attempt continues it.
+"""
+
+import contextlib
+import logging
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import UserError
+from orchestrator.spec.base import flatten
+from orchestrator.spec.sweep import Evaluation, Sweep, Trial
+
+MAX_PARAMS, MAX_PARAM = 100, 6000
+"""MLflow's limits: params in a batch, characters in a value."""
+DATABASE = "mlflow.db"
+OPEN_STATUS = ("RUNNING", "SCHEDULED")
+
+
+def tracking_uri(sweep: Sweep) -> str:
+    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage."""
+    return sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.storage}/{DATABASE}"
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of an SQLite tracking URI; None for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+@dataclass(frozen=True)
+class TrialRun:
+    """What the store holds of one trial."""
+
+    run_id: str
+    trial_id: str
+    status: str
+    """MLflow's."""
+    state: str
+    """Ours: pending, running, interrupted, finished, failed."""
+    evaluation_id: str
+    error_class: str
+    error: str
+    tags: dict[str, str]
+    """Ours, without prefix."""
+    metrics: dict[str, float]
+    """The latest value of each."""
+    params: dict[str, str]
+
+
+class Store:
+    """The tracking store of one sweep.
+
+    Args:
+        uri: MLflow tracking URI.
+        experiment: the experiment's name.
+        artifacts: folder for artifacts of a store without a server.
+
+    Raises:
+        UserError: the store cannot be reached.
+    """
+
+    def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
+        self.uri, self.experiment, self._artifacts = uri, experiment, artifacts
+        _quiet()
+        with self._reached():
+            from mlflow import MlflowClient
+
+            self.client = MlflowClient(tracking_uri=uri)
+            found = self.client.get_experiment_by_name(experiment)
+        self.experiment_id: str | None = found.experiment_id if found else None
+
+    @classmethod
+    def of(cls, sweep: Sweep) -> "Store":
+        """The store of a sweep. An SQLite store is made, with its schema, if it does not exist.
+
+        Making it here, before any worker, matters: parallel first use of one file fails in migration.
+        """
+        uri = tracking_uri(sweep)
+        if (file := database_file(uri)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        return cls(uri, sweep.experiment, Path(sweep.storage) / "artifacts")
+
+    @classmethod
+    def existing(cls, sweep: Sweep) -> "Store | None":
+        """The store of a sweep, or None where an SQLite store was not made yet."""
+        file = database_file(tracking_uri(sweep))
+        return None if file is not None and not file.exists() else cls.of(sweep)
+
+    @contextlib.contextmanager
+    def _reached(self) -> Iterator[None]:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError) as error:
+            reason = str(error).splitlines()[0][:300]
+            raise UserError(f"the tracking store {self.uri} cannot be used: {reason}") from error
+
+    def prepare(self) -> None:
+        """Makes the experiment if it does not exist."""
+        with self._reached():
+            if self.experiment_id is None:
+                served = self.uri.startswith(("http://", "https://", "databricks"))
+                place = None if served else (self._artifacts / self.experiment).as_uri()
+                self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
+
+    def trial_runs(self, sweep_name: str) -> list[TrialRun]:
+        """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them."""
+        return [_trial_run(run) for run in self._search(sweep_name, "trial")]
+
+    def parent_run(self, sweep_name: str) -> str | None:
+        """Id of the sweep's own run."""
+        found = self._search(sweep_name, "sweep")
+        return str(found[0].info.run_id) if found else None
+
+    def _search(self, sweep_name: str, kind: str) -> list[Any]:
+        if self.experiment_id is None:
+            return []
+        query = f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.kind` = '{kind}'"
+        runs: list[Any] = []
+        token: str | None = None
+        with self._reached():
+            while True:
+                page = self.client.search_runs(
+                    [self.experiment_id], query, max_results=5000, order_by=["start_time ASC"], page_token=token
+                )
+                runs.extend(page)
+                token = page.token
+                if not token:
+                    return runs
+
+    def open_parent(self, sweep: Sweep, text: str, base: Path) -> str:
+        """The sweep's own run, made if missing, set RUNNING, with the sweep file as artifact."""
+        run_id = self.parent_run(sweep.name)
+        with self._reached():
+            if run_id is None:
+                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | _source_tags(base)
+                run_id = str(self.client.create_run(self.experiment_id, run_name=sweep.name, tags=tags).info.run_id)
+            else:
+                self.client.update_run(run_id, status="RUNNING")
+            self.client.log_text(run_id, text, "sweep.yaml")
+        return run_id
+
+    def close_parent(self, run_id: str, state: str) -> None:
+        """Ends the sweep's own run with the state its driver left it in."""
+        from orchestrator.sink import TAG, set_status
+
+        with self._reached():
+            self.client.set_tag(run_id, TAG + "state", state)
+            set_status(self.client, run_id, state)
+
+    def log_files(self, run_id: str, files: Iterable[Path], folder: str | None = None) -> None:
+        """Logs files as artifacts of a run."""
+        with self._reached():
+            for file in files:
+                self.client.log_artifact(run_id, str(file), folder)
+
+    def create_trial_run(self, trial: Trial, evaluation: Evaluation, sweep_name: str, parent: str, base: Path) -> str:
+        """A SCHEDULED run with every parameter of a trial; returns its id."""
+        from mlflow.entities import Param
+
+        tags = {
+            "mlflow.parentRunId": parent,
+            "flatsweep.sweep": sweep_name,
+            "flatsweep.kind": "trial",
+            "flatsweep.state": "pending",
+            "flatsweep.trial_id": trial.trial_id,
+            "flatsweep.wanted_evaluation_id": evaluation.evaluation_id,
+            "flatsweep.method": trial.method.label(),
+            "flatsweep.method_name": trial.method.name,
+            "flatsweep.regularizer": trial.regularizer_label,
+            "flatsweep.seed": str(trial.seed),
+        } | _source_tags(base)
+        params = [
+            Param(key, str(value)[:MAX_PARAM])
+            for key, value in flatten(trial.model_dump(mode="json")).items()
+            if value is not None
+        ]
+        with self._reached():
+            run = self.client.create_run(self.experiment_id, run_name=trial.label(), tags=tags)
+            run_id = str(run.info.run_id)
+            for low in range(0, len(params), MAX_PARAMS):
+                self.client.log_batch(run_id, params=params[low : low + MAX_PARAMS])
+            self.client.log_dict(run_id, trial.model_dump(mode="json"), "trial.json")
+            self.client.update_run(run_id, status="SCHEDULED")
+        return run_id
+
+    def set_state(self, run_id: str, state: str, tags: dict[str, str] | None = None) -> None:
+        """Sets a trial run's state, and tags beside it, from outside the trial."""
+        from orchestrator.sink import TAG, set_status
+
+        with self._reached():
+            for key, value in {**(tags or {}), "state": state}.items():
+                self.client.set_tag(run_id, TAG + key, value)
+            set_status(self.client, run_id, state)
+
+
+def _trial_run(run: Any) -> TrialRun:
+    tags = {key.removeprefix("flatsweep."): text for key, text in run.data.tags.items() if key.startswith("flatsweep.")}
+    return TrialRun(
+        run_id=run.info.run_id,
+        trial_id=tags.get("trial_id", ""),
+        status=run.info.status,
+        state=tags.get("state", "pending"),
+        evaluation_id=tags.get("evaluation_id", ""),
+        error_class=tags.get("error_class", ""),
+        error=tags.get("error", ""),
+        tags=tags,
+        metrics=dict(run.data.metrics),
+        params=dict(run.data.params),
+    )
+
+
+def _source_tags(base: Path) -> dict[str, str]:
+    """Versions and the commit of the folder that holds the sweep file, as tags."""
+    packages = {f"flatsweep.{name}_version": version(name) for name in ("flatsweep", "ray", "mlflow", "torch")}
+    return packages | {"flatsweep.git_commit": git_commit(base), "flatsweep.python_version": platform.python_version()}
+
+
+def git_commit(folder: Path) -> str:
+    """The commit checked out in a folder, '-dirty' added where files differ; '' outside of git or without git."""
+    try:
+        commit, status = (
+            subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return commit + ("-dirty" if status else "")
+
+
+def _quiet() -> None:
+    """Keeps MLflow's and alembic's chatter away, and its waits short, unless the user set otherwise."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_TRUNCATE_LONG_VALUES", "false")
+    for name in ("alembic", "mlflow"):
+        logging.getLogger(name).setLevel(logging.WARNING)
