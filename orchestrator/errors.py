@@ -1,4 +1,4 @@
-"""The one exception that stands for a user's mistake or an unusable surrounding: shown as a message, never a traceback."""
+"""The one exception for a user's mistake or unusable surroundings: shown as a message, never as a traceback."""
 
 import difflib
 from collections.abc import Iterable

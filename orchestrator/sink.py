@@ -12,7 +12,13 @@ TAG = "flatsweep."
 """Prefix of every tag of ours."""
 MAX_METRICS, MAX_TAG = 1000, 8000
 """MLflow's limits: metrics in a batch, characters in a tag."""
-STATUS = {"pending": "SCHEDULED", "running": "RUNNING", "interrupted": "KILLED", "finished": "FINISHED", "failed": "FAILED"}
+STATUS = {
+    "pending": "SCHEDULED",
+    "running": "RUNNING",
+    "interrupted": "KILLED",
+    "finished": "FINISHED",
+    "failed": "FAILED",
+}
 """A trial's state -> the run's status in MLflow."""
 
 

@@ -228,13 +228,14 @@ def _source_tags(base: Path) -> dict[str, str]:
 def git_commit(folder: Path) -> str:
     """The commit checked out in a folder, '-dirty' added where files differ; '' outside of git or without git."""
     try:
-        commit, status = (
-            subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603, S607
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain"))
-        )
+        return _git(folder, "rev-parse", "HEAD") + ("-dirty" if _git(folder, "status", "--porcelain") else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return commit + ("-dirty" if status else "")
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", "-C", str(folder), *words]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
 def _quiet() -> None:

@@ -98,8 +98,8 @@ def read_document(text: str) -> Document:
 
 
 def _syntax_problem(error: yaml.MarkedYAMLError) -> Problem:
-    start: yaml.Mark | None = error.context_mark  # type: ignore[assignment]  (libyaml's marks have the same fields)
-    mark: yaml.Mark | None = error.problem_mark or start  # type: ignore[assignment]
+    start = error.context_mark
+    mark = error.problem_mark or start
     parts = [error.context or "", error.problem or ""]
     if start is not None and mark is not None and mark.line != start.line:
         parts[0] += f" that began on line {start.line + 1}"
@@ -116,7 +116,7 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise NotYamlError(_too_deep(event.start_mark.line + 1))
+                raise NotYamlError(_too_deep(event.start_mark.line + 1 if event.start_mark else 1))
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 

@@ -15,9 +15,14 @@ from orchestrator.spec.models import MODELS, ResNet18
 from orchestrator.spec.regularizers import REGULARIZERS
 from orchestrator.spec.sweep import Evaluation, Grid, Resources, Sweep, Tracking, Trial
 from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, EvaluationAttack, Multistep, Sgd, Training
-from tests.spec.test_identity import REQUIRED
 
 REGISTRIES = (DATA, MODELS, METHODS, REGULARIZERS, MEASURES, OPTIMIZERS, SCHEDULES)
+
+
+def required(cls: type[Component]) -> dict[str, Any]:
+    """Values for the parameters that have no default."""
+    fields = {key: field for key, field in cls.model_fields.items() if field.is_required()}
+    return {key: "a.npz" if field.annotation is str else 0.25 for key, field in fields.items()}
 
 
 def components() -> Iterator[Any]:
@@ -27,12 +32,12 @@ def components() -> Iterator[Any]:
             yield pytest.param(registry, name, cls, id=f"{registry.kind}-{name}")
 
 
-@pytest.mark.parametrize(("registry", "name", "cls"), components())
+@pytest.mark.parametrize(("registry", "name", "cls"), list(components()))
 def test_component(registry: Registry[Component], name: str, cls: type[Component]) -> None:
     assert "__doc__" in vars(cls) and len((cls.__doc__ or "").split()) >= 4
     assert re.fullmatch(r"[a-z_]\w*(\.\w+)+:[A-Za-z_]\w*", cls.implementation)
     assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
-    found = registry.parse({"name": name, **REQUIRED.get(name, {})})
+    found = registry.parse({"name": name, **required(cls)})
     assert type(found) is cls and found.name == name
     assert found.label().startswith(name)
     assert registry.parse(found) is found
@@ -53,7 +58,7 @@ def test_sections_describe_every_field(cls: Any) -> None:
 @pytest.mark.parametrize("method", METHODS.classes())
 @pytest.mark.parametrize("regularizer", REGULARIZERS.classes())
 def test_trials_survive_json(method: str, regularizer: str) -> None:
-    parts = {"name": regularizer, **REQUIRED.get(regularizer, {})}
+    parts = {"name": regularizer, **required(REGULARIZERS.get(regularizer))}
     trial = Trial.model_validate(
         {"data": {"name": "npz", "path": "a.npz"}, "model": "wide_resnet", "method": method, "regularizers": [parts],
          "training": {"attack": {"eps": "8/255"}}, "seed": 2**63 - 1}

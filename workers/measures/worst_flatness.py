@@ -120,12 +120,10 @@ class JointAscent:
     def _climb(self, gradients: list[Tensor]) -> None:
         """A step of relative length `settings.step` along each tensor's gradient, projected to the tensor's ball."""
         with torch.no_grad():
-            torch._foreach_add_(self.parameters, scaled_to(gradients, self.strides))
-            offsets = torch._foreach_sub(self.parameters, self.originals)
-            norms = torch._foreach_norm(offsets)
-            for parameter, original, offset, norm, radius in zip(
-                self.parameters, self.originals, offsets, norms, self.radii, strict=True
-            ):
+            moves = zip(self.parameters, scaled_to(gradients, self.strides), self.originals, self.radii, strict=True)
+            for parameter, move, original, radius in moves:
+                offset = parameter + move - original
+                norm = offset.norm()
                 parameter.copy_(original + offset * torch.where(norm > radius, radius / norm, 1.0))
 
     def _losses(self, x: Tensor, y: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ inside `WeightPerturbation.applied` where there is one - optimizer - after-step 
 """
 
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ class Method(Protocol):
         """The loss that is minimised, with the model in training mode."""
 
 
+@runtime_checkable
 class WeightPerturbation(Protocol):
     """Moves the weights while the gradient of a step is taken."""
 
@@ -42,4 +43,4 @@ class WeightPerturbation(Protocol):
 
 def perturbation_of(method: Method) -> WeightPerturbation | None:
     """The weight perturbation that a method brings along, if any."""
-    return method if hasattr(method, "applied") else None
+    return method if isinstance(method, WeightPerturbation) else None

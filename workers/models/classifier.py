@@ -39,7 +39,7 @@ def build_classifier(spec: Model, splits: Splits, seed: int, device: torch.devic
         torch.manual_seed(seed_of(seed, "initial weights"))
         network: nn.Module = spec.load()(spec, channels, splits.classes)
     mean, std = channel_statistics(splits.train.x)
-    return Classifier(network, mean, std).to(device, memory_format=torch.channels_last)
+    return Classifier(network, mean, std).to(memory_format=torch.channels_last).to(device)
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

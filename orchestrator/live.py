@@ -1,0 +1,153 @@
+"""Progress of a running sweep: a live table on a terminal, plain lines anywhere else. Driven by Ray Tune's callbacks."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.tune import Callback
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+SHOWN = 16
+"""Running trials in the live table; the rest is counted."""
+HEARTBEAT_SECONDS = 30.0
+"""Between plain lines when nothing ends."""
+
+
+@dataclass
+class Line:
+    """One running trial."""
+
+    label: str
+    started: float
+    last: dict[str, Any] = field(default_factory=dict)
+
+
+class LiveView(Callback):  # type: ignore[misc]
+    """Shows a sweep as it runs.
+
+    Args:
+        labels: trial id -> text, for all trials that will run.
+        done: number of trials that were done before.
+        console: where to.
+    """
+
+    def __init__(self, labels: dict[str, str], done: int, console: Console) -> None:
+        self._labels, self._console = labels, console
+        self._total, self._before = len(labels) + done, done
+        self._running: dict[str, Line] = {}
+        self._finished: list[float] = []
+        self._failed: list[tuple[str, str]] = []
+        self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> "LiveView":
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    # Ray Tune calls these in the driver; a trial's name in Tune is its trial id.
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:  # noqa: ARG002, D102
+        name = str(trial)
+        again = name in self._running
+        self._running.setdefault(name, Line(self._labels.get(name, name), time.monotonic()))
+        if not self._live:
+            self._say(f"{'restarted' if again else 'started'}  {self._labels.get(name, name)}")
+
+    def on_trial_result(  # noqa: D102
+        self,
+        iteration: int,  # noqa: ARG002
+        trials: list[Any],  # noqa: ARG002
+        trial: Any,
+        result: dict[str, Any],
+        **_info: Any,
+    ) -> None:
+        name = str(trial)
+        line = self._running.setdefault(name, Line(self._labels.get(name, name), time.monotonic()))
+        line.last |= result
+        if result.get("done"):
+            self._end(name, line, result)
+        self._refresh()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:  # noqa: ARG002, D102
+        name = str(trial)
+        line = self._running.pop(name, Line(self._labels.get(name, name), time.monotonic()))
+        self._failed.append((line.label, "worker lost"))
+        self._print(f"[red]lost[/]      {line.label}: its worker died more often than max_retries allows")
+
+    def _end(self, name: str, line: Line, result: dict[str, Any]) -> None:
+        self._running.pop(name, None)
+        if result.get("state") == "failed":
+            self._failed.append((line.label, str(result.get("error_class"))))
+            self._print(f"[red]failed[/]    {line.label}: {result.get('error_class')}: {result.get('error')}")
+            return
+        seconds = time.monotonic() - line.started
+        self._finished.append(seconds)
+        self._print(f"[green]finished[/]  {line.label}  ({seconds:.0f} s)  {self._counts()}")
+
+    def _counts(self) -> str:
+        done = self._before + len(self._finished)
+        failed = f", {len(self._failed)} failed" if self._failed else ""
+        eta = self._eta()
+        left = f", about {_duration(eta)} left" if eta is not None else ""
+        return f"{done} of {self._total} done{failed}{left}"
+
+    def _eta(self) -> float | None:
+        left = self._total - self._before - len(self._finished) - len(self._failed)
+        if not self._finished or not left:
+            return None
+        mean = sum(self._finished) / len(self._finished)
+        return mean * left / max(1, len(self._running))
+
+    def _refresh(self) -> None:
+        if self._live:
+            self._live.update(self._table())
+        elif time.monotonic() - self._said > HEARTBEAT_SECONDS:
+            running = "; ".join(f"{line.label} {_stage(line.last)}" for line in self._running.values())
+            self._say(f"running    {running}  ({self._counts()})")
+
+    def _table(self) -> Table:
+        table = Table(title=self._counts(), title_justify="left", box=None)
+        for heading in ("running", "stage", "done", "loss", "error", "time"):
+            table.add_column(heading, justify="left" if heading in {"running", "stage"} else "right")
+        lines: Sequence[Line] = list(self._running.values())
+        for line in lines[:SHOWN]:
+            loss, error = line.last.get("loss"), line.last.get("robust_error")
+            table.add_row(
+                line.label,
+                _stage(line.last),
+                f"{100 * line.last.get('fraction', 0):.0f} %",
+                "" if loss is None else f"{loss:.3f}",
+                "" if error is None else f"{100 * error:.1f} %",
+                _duration(time.monotonic() - line.started),
+            )
+        if len(lines) > SHOWN:
+            table.add_row(f"... and {len(lines) - SHOWN} more", *[""] * 5)
+        return table
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, highlight=False)
+        self._said = time.monotonic()
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, highlight=False, markup=False)
+        self._said = time.monotonic()
+
+
+def _stage(last: dict[str, Any]) -> str:
+    if last.get("phase") == "train":
+        return f"epoch {last['epoch']}/{last['epochs']}"
+    return str(last.get("phase", "starting"))
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

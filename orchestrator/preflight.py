@@ -1,0 +1,84 @@
+"""Checks before anything is started or written: data, storage, tracking store."""
+
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from orchestrator.errors import UserError
+from orchestrator.spec.data import Data, Npz, Torchvision
+from orchestrator.spec.sweep import Sweep
+from orchestrator.tracking import database_file, tracking_uri
+from workers.data.arrays import BadArraysError
+
+
+def check(sweep: Sweep) -> None:
+    """Refuses a sweep that could not run.
+
+    Raises:
+        UserError: with every problem found, one line each.
+    """
+    problems = [problem for data in sweep.data if (problem := _data_problem(data))]
+    problems += [problem for problem in (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep)) if problem]
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def _data_problem(data: Data) -> str | None:
+    if isinstance(data, Npz):
+        from workers.data.npz import load
+
+        try:
+            load(data)
+        except BadArraysError as error:
+            return f"data: {error}"
+    if isinstance(data, Torchvision) and not data.download and not Path(data.root).is_dir():
+        return f"data.root: there is no folder {data.root}; `download: true` makes it and fetches {data.name}"
+    return None
+
+
+def _storage_problem(storage: Path) -> str | None:
+    """A folder that exists must be writable; one that does not must have a writable parent to be made in."""
+    nearest = storage
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        return f"storage: {nearest} is not a folder"
+    if not os.access(nearest, os.W_OK | os.X_OK) or _is_pseudo(nearest):
+        return f"storage: no permission to write in {nearest}"
+    return None
+
+
+def _is_pseudo(folder: Path) -> bool:
+    # for root, access() grants what the kernel's own file systems then refuse
+    return folder.is_relative_to("/proc") or folder.is_relative_to("/sys")
+
+
+def _tracking_problem(sweep: Sweep) -> str | None:
+    uri = tracking_uri(sweep)
+    if (file := database_file(uri)) is not None:
+        return _database_problem(file)
+    parts = urlsplit(uri)
+    if parts.scheme in {"http", "https"}:
+        return _server_problem(uri, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+    if parts.scheme in {"", "file"}:
+        return f"tracking: MLflow no longer writes to plain folders ({uri}); use sqlite:///FILE or a server's address"
+    return None
+
+
+def _database_problem(file: Path) -> str | None:
+    if file.is_dir():
+        return f"tracking: {file} is a folder, not an SQLite file"
+    if file.exists() and file.stat().st_size:
+        with file.open("rb") as content:
+            if content.read(16) != b"SQLite format 3\x00":
+                return f"tracking: {file} is not an SQLite file"
+    return None
+
+
+def _server_problem(uri: str, host: str | None, port: int) -> str | None:
+    try:
+        with socket.create_connection((host or "", port), timeout=5):
+            return None
+    except OSError as error:
+        return f"tracking: no answer from the tracking server {uri}: {error}"

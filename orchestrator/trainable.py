@@ -1,0 +1,104 @@
+"""What Ray Tune runs: an actor that advances one trial after another in short slices, and stays warm between them."""
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from ray import tune
+
+from orchestrator.spec.sweep import Evaluation, Trial
+
+if TYPE_CHECKING:
+    from workers.trial import Measuring
+    from workers.training import Progress
+
+logger = logging.getLogger(__name__)
+
+SLICE_SECONDS = 1.0
+"""How long an actor works before it looks up: how often progress is shown, and how soon a stop is heard."""
+
+
+class Assignment(TypedDict):
+    """One trial as it is handed to Ray: plain JSON data."""
+
+    trial: str
+    evaluation: str
+    folder: str
+    tracking_uri: str
+    run_id: str
+    cpu: float
+    gpu: float
+
+
+class TrialActor(tune.Trainable):  # type: ignore[misc]
+    """Runs trials. Its death is Ray's to mend; an error of the trial is recorded and ends that trial only."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Called by Ray in a fresh worker process."""
+        import torch
+
+        self._steps: Generator[Progress | Measuring, None, dict[str, float]] | None = None
+        # one intra-op thread per core of the trial's share, so that trials side by side do not fight for cores
+        torch.set_num_threads(max(1, math.ceil(config["assignment"]["cpu"])))
+        torch.backends.cudnn.deterministic = True
+        self._begin(config["assignment"])
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Called by Ray to give a warm worker its next trial."""
+        self.cleanup()
+        self._begin(new_config["assignment"])
+        return True
+
+    def _begin(self, assignment: Assignment) -> None:
+        import torch
+
+        from orchestrator.sink import RunSink
+        from workers.storage import Folder
+        from workers.trial import trial_steps
+
+        self._steps = trial_steps(
+            Trial.model_validate_json(assignment["trial"]),
+            Evaluation.model_validate_json(assignment["evaluation"]),
+            Folder(assignment["folder"]),
+            sink=RunSink(assignment["tracking_uri"], assignment["run_id"]),
+            device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",
+        )
+
+    def step(self) -> dict[str, Any]:
+        """Advances the trial for about `SLICE_SECONDS`; the result says where it stands."""
+        from workers.failures import classify
+
+        assert self._steps is not None  # noqa: S101
+        until = time.monotonic() + SLICE_SECONDS
+        shown: dict[str, Any] = {"pid_of_worker": os.getpid()}
+        try:
+            while time.monotonic() < until:
+                shown |= _shown(next(self._steps))
+        except StopIteration as stop:
+            return shown | {"done": True, "state": "finished", "values": json.dumps(stop.value)}
+        except Exception as error:
+            kind = classify(error)
+            if kind.passing:
+                raise
+            logger.exception("the trial failed")
+            return shown | {"done": True, "state": "failed", "error_class": str(kind), "error": str(error)}
+        return shown | {"done": False, "state": "running"}
+
+    def cleanup(self) -> None:
+        """Called by Ray when the trial is stopped: saves a checkpoint in mid-epoch if it was training."""
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+
+
+def _shown(progress: "Progress | Measuring") -> dict[str, Any]:
+    from workers.training import Progress
+
+    if not isinstance(progress, Progress):
+        return {"phase": progress.measure, "fraction": progress.tick.done / progress.tick.total}
+    shown = {"phase": "train", "epoch": progress.epoch, "epochs": progress.epochs, "fraction": progress.fraction}
+    return shown if progress.loss is None else shown | {"loss": progress.loss, "robust_error": progress.robust_error}
