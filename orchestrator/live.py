@@ -1,4 +1,4 @@
-"""Progress of a running sweep: a live table on a terminal, plain lines anywhere else. Driven by Ray Tune's callbacks."""
+"""Progress of a running sweep: a live table on a terminal, plain lines elsewhere. Driven by Ray Tune's callbacks."""
 
 import time
 from collections.abc import Sequence

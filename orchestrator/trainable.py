@@ -13,8 +13,8 @@ from ray import tune
 from orchestrator.spec.sweep import Evaluation, Trial
 
 if TYPE_CHECKING:
-    from workers.trial import Measuring
     from workers.training import Progress
+    from workers.trial import Measuring
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class Assignment(TypedDict):
     folder: str
     tracking_uri: str
     run_id: str
+    trial_id: str
     cpu: float
     gpu: float
 

@@ -1,0 +1,73 @@
+"""The question a sweep was made for: table, correlation and figures, in the sweep's folder and on its MLflow run."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.analysis.correlation import CorrelationResult
+from orchestrator.analysis.correlation import correlate as correlate_table
+from orchestrator.analysis.figures import scatter
+from orchestrator.analysis.table import finished, trial_table
+from orchestrator.errors import UserError
+from orchestrator.spec.sweep import Sweep
+from orchestrator.tracking import Store
+
+FOLDER = "analysis"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `correlate` found and wrote."""
+
+    correlation: CorrelationResult
+    files: tuple[Path, ...]
+    notes: tuple[str, ...]
+    """What is not in the correlation: cells that are missing, failed, or measured otherwise."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return self.correlation.as_dict() | {"files": [str(path) for path in self.files], "not_used": list(self.notes)}
+
+
+def answer(
+    sweep: Sweep, store: Store, measures: list[str] | None, targets: list[str] | None, folder: Path | None = None
+) -> Answer:
+    """Correlates over the finished trials, writes table and figures, and logs them to the sweep's own run.
+
+    Args:
+        sweep: the sweep.
+        store: where it is recorded.
+        measures: columns; all flatness values if not given.
+        targets: columns; the gaps and the test values if not given.
+        folder: of table and figures; `analysis` in the sweep's folder if not given.
+
+    Raises:
+        UserError: no trial has finished, or a column is unknown.
+    """
+    table = trial_table(sweep, store.trial_runs(sweep.name))
+    usable = finished(table)
+    if usable.empty:
+        raise UserError(f"no trial of '{sweep.name}' has finished yet; `flatsweep status` shows where they are")
+    correlation = correlate_table(usable, measures, targets)
+    place = folder or Path(sweep.storage) / sweep.name / FOLDER
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        files = [place / "table.csv", place / "correlation.json"]
+        table.to_csv(files[0], index=False)
+        files[1].write_text(json.dumps(correlation.as_dict(), indent=2))
+        first_target = correlation.pairs[0].target if correlation.pairs else None
+        for pair in correlation.pairs:
+            if pair.target == first_target:
+                files += scatter(usable, pair.measure, pair.target, place / f"{pair.target}-vs-{pair.measure}")
+    except OSError as error:
+        raise UserError(f"cannot write in {place}: {error.strerror or error}") from error
+    parent = store.parent_run(sweep.name)
+    if parent is not None:
+        store.log_files(parent, files, FOLDER)
+    left_out = table[table["state"] != "finished"]
+    notes = [
+        f"not used: {row.method} | {row.regularizer} | seed {row.seed}: {row.error_class or row.state}"
+        for row in left_out.itertuples(index=False)
+    ]
+    return Answer(correlation, tuple(files), tuple(notes))

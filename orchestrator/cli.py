@@ -1,0 +1,361 @@
+"""The command line. Each command parses, calls one function and prints; everything heavy is imported inside."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from orchestrator.plan import Plan
+    from orchestrator.recorded import Places
+    from orchestrator.spec.loading import SweepFile
+    from orchestrator.submit import Submitted
+
+app = typer.Typer(
+    name="flatsweep",
+    help="Grids of adversarial-training trials on Ray; flatness of the robust loss; everything in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+DEFAULT_FILE = "experiments.yaml"
+
+SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
+StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
+TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Ray cluster, host:port; RAY_ADDRESS if not given, a local Ray if neither is.")
+]
+
+
+class TableFormat(StrEnum):
+    """What `export` writes."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    JSON = "json"
+
+
+class FailureClass(StrEnum):
+    """Classes of failure that `rerun` can pick."""
+
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    BAD_DATA = "bad_data"
+    CODE_ERROR = "code_error"
+    STORAGE_UNAVAILABLE = "storage_unavailable"
+    WORKER_LOST = "worker_lost"
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="File to write.")] = Path(DEFAULT_FILE),
+    force: Annotated[bool, typer.Option(help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Write a commented sweep file to start from."""
+    from orchestrator.spec.starter import starter_text
+
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already; --force overwrites it")
+    try:
+        path.write_text(starter_text())
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    typer.echo(f"wrote {path}; next: flatsweep plan {path}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of the sweep file, for editors."""
+    from orchestrator.spec.schema import sweep_schema
+
+    typer.echo(json.dumps(sweep_schema(), indent=2))
+
+
+@app.command()
+def plan(
+    sweep: SweepArgument = DEFAULT_FILE,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every trial with its reason, not only the first 40.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a submit would run, resume or skip, and why. Starts and writes nothing."""
+    from orchestrator.plan import estimate
+    from orchestrator.show import plan_matrix, plan_sentence, reasons
+
+    _, made, runs = _planned(sweep, _places(storage, tracking_uri))
+    expected = estimate(made, runs)
+    if as_json:
+        _print_json(_plan_json(made) | {"trial_hours": expected.trial_hours if expected else None})
+        return
+    console = _console()
+    console.print(plan_matrix(made))
+    listed = [entry for entry in made.entries if every or entry.action.value != "done"]
+    if listed:
+        console.print(reasons(listed, len(listed) if every else 40))
+    console.print(plan_sentence(made, expected), highlight=False)
+
+
+@app.command()
+def submit(
+    sweep: SweepArgument = DEFAULT_FILE,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run whatever of the grid is not done yet. Submitting again runs nothing twice."""
+    from orchestrator.recorded import open_sweep
+    from orchestrator.submit import submit as run
+
+    file = open_sweep(sweep, _places(storage, tracking_uri))
+    _report(file, run(file, _console(err=as_json), address=address), as_json)
+
+
+@app.command()
+def rerun(
+    sweep: SweepArgument = DEFAULT_FILE,
+    trial: Annotated[
+        list[str] | None, typer.Option(help="Id of a trial, or its first digits; may be repeated.")
+    ] = None,
+    error_class: Annotated[FailureClass | None, typer.Option(help="Only trials that failed in this way.")] = None,
+    from_scratch: Annotated[bool, typer.Option(help="Put checkpoints and results aside and begin again.")] = False,
+    address: AddressOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run failed trials again, from their last good checkpoint."""
+    from orchestrator.recorded import open_sweep
+    from orchestrator.submit import rerun_failed
+    from orchestrator.submit import submit as run
+
+    file = open_sweep(sweep, _places(storage, tracking_uri))
+    prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
+    _report(file, run(file, _console(err=as_json), address=address, prepare=prepare), as_json)
+
+
+@app.command()
+def status(
+    sweep: SweepArgument = DEFAULT_FILE,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is done, running, failed and missing."""
+    from rich import box
+    from rich.table import Table
+
+    table = _table(sweep, _places(storage, tracking_uri))
+    counts = {str(state): int(count) for state, count in table["state"].value_counts().items()}
+    shown = [c for c in ("trial_id", "method", "regularizer", "setting", "seed", "state", "attempt", "error_class", "error",
+                         "train_loss", "robust_loss_gap") if c in table]  # fmt: skip
+    if as_json:
+        _print_json({"counts": counts, "trials": _records(table[shown])})
+        return
+    rich_table = Table(box=box.SIMPLE_HEAD)
+    visible = [column for column in shown if column != "setting" or table["setting"].any()]
+    for column in visible:
+        rich_table.add_column(column, overflow="fold")
+    for row in table[visible].itertuples(index=False):
+        rich_table.add_row(*(f"{x:.4g}" if isinstance(x, float) else str(x) for x in row))
+    console = _console()
+    console.print(rich_table)
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+
+
+@app.command()
+def export(
+    sweep: SweepArgument = DEFAULT_FILE,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; standard output if not given.")] = None,
+    table_format: Annotated[
+        TableFormat | None, typer.Option("--format", help="By default the file's ending, else csv.")
+    ] = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Write one row per trial with all its settings, states and values."""
+    from orchestrator.analysis.export import write_table
+
+    table = _table(sweep, _places(storage, tracking_uri))
+    ending = output.suffix.removeprefix(".") if output else ""
+    chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
+    write_table(table, chosen.value, output)
+    if output:
+        typer.echo(f"wrote {len(table)} rows to {output}", err=True)
+
+
+@app.command()
+def correlate(
+    sweep: SweepArgument = DEFAULT_FILE,
+    measure: Annotated[list[str] | None, typer.Option(help="Column; may be repeated. Default: all flatness.")] = None,
+    target: Annotated[list[str] | None, typer.Option(help="Column; may be repeated. Default: gaps and test.")] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")
+    ] = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Correlate flatness with the robust generalisation gap, and draw it."""
+    from orchestrator.analysis.answer import answer
+    from orchestrator.analysis.correlation import render
+    from orchestrator.recorded import open_sweep
+    from orchestrator.tracking import tracking_uri as uri_of
+
+    file = open_sweep(sweep, _places(storage, tracking_uri))
+    found = answer(file.sweep, _existing_store(file), measure, target, figures)
+    if as_json:
+        _print_json(found.as_dict())
+        return
+    console = _console()
+    console.print(render(found.correlation))
+    for note in found.notes:
+        console.print(note, highlight=False, markup=False)
+    for path in found.files:
+        console.print(f"wrote  {path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"store  {uri_of(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def ui(
+    sweep: SweepArgument = DEFAULT_FILE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Open MLflow's own pages on the sweep's store (on this machine only; Ctrl-C ends it)."""
+    from orchestrator.recorded import open_sweep
+    from orchestrator.ui import serve
+
+    serve(open_sweep(sweep, _places(storage, tracking_uri)).sweep, port)
+
+
+def _places(storage: Path | None, tracking_uri: str | None) -> "Places":
+    from orchestrator.recorded import Places
+
+    return Places(storage, tracking_uri)
+
+
+def _console(err: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=err)
+
+
+def _planned(sweep: str, places: "Places") -> "tuple[SweepFile, Plan, list[Any]]":
+    """The sweep, its plan and its recorded runs. Where no store was made yet, MLflow is not even imported."""
+    from orchestrator.plan import make_plan
+    from orchestrator.recorded import open_sweep
+    from orchestrator.tracking import Store
+
+    file = open_sweep(sweep, places)
+    store = Store.existing(file.sweep)
+    runs = store.trial_runs(file.sweep.name) if store else []
+    return file, make_plan(file.sweep, runs), runs
+
+
+def _existing_store(file: "SweepFile") -> Any:
+    from orchestrator.tracking import Store, tracking_uri
+
+    store = Store.existing(file.sweep)
+    if store is None or store.experiment_id is None:
+        raise UserError(
+            f"nothing is recorded of sweep '{file.sweep.name}' in {tracking_uri(file.sweep)}; "
+            f"`flatsweep submit {file.path}` starts it"
+        )
+    return store
+
+
+def _table(sweep: str, places: "Places") -> "pd.DataFrame":
+    from orchestrator.analysis.table import trial_table
+    from orchestrator.recorded import open_sweep
+
+    file = open_sweep(sweep, places)
+    return trial_table(file.sweep, _existing_store(file).trial_runs(file.sweep.name))
+
+
+def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
+    """Says what a submit or rerun did; exit code 1 if trials failed, 130 if it was stopped."""
+    from orchestrator.show import plan_matrix, plan_sentence
+    from orchestrator.tracking import tracking_uri
+
+    failed = [entry for entry in done.after.entries if entry.action.value == "failed"]
+    if as_json:
+        _print_json({"launched": done.launched, "interrupted": done.interrupted} | _plan_json(done.after))
+    else:
+        console = _console()
+        console.print(plan_matrix(done.after))
+        if not done.launched:
+            console.print(f"nothing to run: {plan_sentence(done.after, None)}", highlight=False)
+        elif done.interrupted:
+            console.print(f"stopped; `flatsweep submit {file.path}` goes on from here", highlight=False, soft_wrap=True)
+        for entry in failed:
+            console.print(
+                f"failed  {entry.trial_id}  {entry.trial.label()}: {entry.reason}", highlight=False, markup=False
+            )
+        console.print(f"store  {tracking_uri(file.sweep)}", highlight=False, soft_wrap=True)
+    if done.interrupted:
+        raise typer.Exit(130)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _plan_json(made: "Plan") -> dict[str, Any]:
+    return {
+        "sweep": made.sweep.name,
+        "counts": {action.value: count for action, count in made.counts().items()},
+        "trials": [
+            {
+                "trial_id": entry.trial_id,
+                "method": entry.trial.method.label(),
+                "regularizer": entry.trial.regularizer_label,
+                "seed": entry.trial.seed,
+                "action": entry.action.value,
+                "reason": entry.reason,
+                "run_id": entry.run.run_id if entry.run else None,
+            }
+            for entry in made.entries
+        ],
+    }
+
+
+def _records(table: "pd.DataFrame") -> Any:
+    return json.loads(table.to_json(orient="records"))
+
+
+def _print_json(data: Any) -> None:
+    typer.echo(json.dumps(data, indent=2, allow_nan=False))

@@ -1,0 +1,187 @@
+"""Runs a plan on Ray Tune, on a local Ray of its own where no address is given. Nothing is kept in Ray alone."""
+
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.errors import UserError
+from orchestrator.plan import Entry, Plan
+from orchestrator.spec.sweep import Resources, Sweep
+from orchestrator.tracking import tracking_uri
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a launch ended."""
+
+    interrupted: bool
+    """Stopped by Ctrl-C or SIGTERM before every trial was through."""
+    lost: frozenset[str]
+    """Ids of trials whose worker or storage was lost more often than `max_retries` allows."""
+
+
+def launch(plan: Plan, run_ids: Mapping[str, str], console: Console, address: str | None = None) -> Outcome:
+    """Runs every trial of the plan that needs a worker, and returns when all are through or the user stops it.
+
+    Args:
+        plan: what to run.
+        run_ids: trial id -> MLflow run id.
+        console: where progress is shown.
+        address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
+
+    Raises:
+        UserError: no Ray at the address, or no node can ever hold a trial.
+    """
+    entries = plan.to_launch()
+    done = len(plan.entries) - len(entries)
+    labels = {entry.trial_id: entry.trial.label() for entry in entries}
+    with _scratch() as scratch, _ray(address, scratch), _Stop(console) as stop:
+        _check_fits(plan.sweep.resources)
+        from orchestrator.live import LiveView
+
+        with LiveView(labels, done, console) as view:
+            results = _tuner(entries, plan.sweep, run_ids, scratch, stop, view).fit()
+    lost = frozenset(entry.trial_id for entry, result in zip(entries, results, strict=False) if result.error)
+    return Outcome(stop.requested, lost)
+
+
+def _tuner(
+    entries: list[Entry], sweep: Sweep, run_ids: Mapping[str, str], scratch: Path, stop: "_Stop", view: Any
+) -> Any:
+    from ray import tune
+
+    from orchestrator.trainable import Assignment, TrialActor
+
+    resources = sweep.resources
+    assignments = [
+        Assignment(
+            trial=entry.trial.model_dump_json(),
+            evaluation=sweep.evaluation.model_dump_json(),
+            folder=f"{sweep.storage}/{sweep.name}/{entry.trial_id}",
+            tracking_uri=tracking_uri(sweep),
+            run_id=run_ids[entry.trial_id],
+            trial_id=entry.trial_id,
+            cpu=resources.cpu,
+            gpu=resources.gpu,
+        )
+        for entry in entries
+    ]
+    return tune.Tuner(
+        tune.with_resources(TrialActor, {"cpu": resources.cpu, "gpu": resources.gpu}),
+        param_space={"assignment": tune.grid_search(assignments)},
+        tune_config=tune.TuneConfig(
+            reuse_actors=True,
+            trial_name_creator=lambda trial: str(trial.config["assignment"]["trial_id"]),
+            trial_dirname_creator=lambda trial: str(trial.config["assignment"]["trial_id"]),
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+            callbacks=[view],
+            stop=stop.stopper(),
+        ),
+    )
+
+
+@contextlib.contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder for what Ray writes; nothing in it is needed afterwards. Short, as socket paths have a limit."""
+    folder = Path(tempfile.mkdtemp(prefix="fs-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _ray(address: str | None, scratch: Path) -> Iterator[None]:
+    """A connection to the cluster at `address` or RAY_ADDRESS, or a Ray of our own that is stopped again."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    # before ray is imported: it reads these at import, and its processes inherit them
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    # side by side, threads that spin while they wait take the cores from those that work
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    import ray
+
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address == "local":
+        options |= {"include_dashboard": False, "_temp_dir": str(scratch / "ray"), "object_store_memory": 100 * 2**20}
+    try:
+        ray.init(address=address, **options)
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"cannot use Ray at '{address}': {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_fits(resources: Resources) -> None:
+    """Refuses resources that no node has: Ray would wait for them for ever."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    wanted = {"CPU": resources.cpu, "GPU": resources.gpu}
+    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
+        have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
+        raise UserError(
+            f"resources: a trial wants {resources.cpu:g} CPU and {resources.gpu:g} GPU on one node; nodes have: {have}"
+        )
+
+
+class _Stop:
+    """Turns Ctrl-C and SIGTERM into an orderly end: the first asks for it, the second forces it."""
+
+    def __init__(self, console: Console) -> None:
+        self.requested = False
+        self._console = console
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Stop":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _hear(self, _number: int, _frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        self._console.print("stopping: running trials save a checkpoint (once more stops at once)", markup=False)
+
+    def stopper(self) -> Any:
+        """For Ray Tune: ends every trial once a stop was requested."""
+        from ray.tune import Stopper
+
+        outer = self
+
+        class StopAll(Stopper):  # type: ignore[misc]
+            def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+                return False
+
+            def stop_all(self) -> bool:
+                return outer.requested
+
+        return StopAll()

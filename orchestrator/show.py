@@ -1,0 +1,78 @@
+"""Tables for the terminal: the plan as a matrix, the state of a sweep. Data in, rich renderables out."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+from rich import box
+from rich.table import Table
+
+from orchestrator.plan import Action, Entry, Estimate, Plan
+
+WORDS = {
+    Action.RUN: "to run",
+    Action.RESUME: "to resume",
+    Action.MEASURE: "to measure",
+    Action.DONE: "done",
+    Action.FAILED: "failed",
+}
+COLOURS = {
+    Action.RUN: "cyan",
+    Action.RESUME: "yellow",
+    Action.MEASURE: "magenta",
+    Action.DONE: "green",
+    Action.FAILED: "red",
+}
+
+
+def plan_matrix(plan: Plan) -> Table:
+    """Methods down, regularisers across; in each cell how many seeds are done, to run, ..."""
+    cells: dict[tuple[str, str], Counter[Action]] = defaultdict(Counter)
+    for entry in plan.entries:
+        cells[entry.trial.method.label(), entry.trial.regularizer_label][entry.action] += 1
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    regularizers = list(dict.fromkeys(regularizer for _, regularizer in cells))
+    table = Table(title=f"sweep '{plan.sweep.name}': trials per cell", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("method")
+    for regularizer in regularizers:
+        table.add_column(regularizer)
+    for method in methods:
+        table.add_row(method, *(_cell(cells[method, regularizer]) for regularizer in regularizers))
+    return table
+
+
+def _cell(counts: Counter[Action]) -> str:
+    shown = [f"[{COLOURS[action]}]{counts[action]} {WORDS[action]}[/]" for action in Action if counts[action]]
+    return ", ".join(shown) or "-"
+
+
+def plan_sentence(plan: Plan, expected: Estimate | None) -> str:
+    """What a submit would do, in one line."""
+    counts = plan.counts()
+    parts = [f"{counts[action]} {WORDS[action]}" for action in Action if counts[action]]
+    text = f"{len(plan.entries)} trials: {', '.join(parts)}."
+    if counts[Action.FAILED]:
+        text += " Failed trials are taken up by `flatsweep rerun` only."
+    if not plan.to_launch():
+        return text + " Nothing to run."
+    if expected is None:
+        return text + " No estimate: no trial has finished yet."
+    return text + f" About {hours(expected.trial_hours)} of trial time, from {expected.recorded} finished trials."
+
+
+def hours(value: float) -> str:
+    """Trial-hours in the unit that reads best."""
+    return f"{value:.1f} trial-hours" if value >= 1 else f"{60 * value:.1f} trial-minutes"
+
+
+def reasons(entries: Sequence[Entry], limit: int = 40) -> Table:
+    """One line per trial: what would be done and why."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("trial", "cell and seed", "would", "why"):
+        table.add_column(heading, overflow="fold")
+    for entry in entries[:limit]:
+        table.add_row(
+            entry.trial_id, entry.trial.label(), f"[{COLOURS[entry.action]}]{entry.action.value}[/]", entry.reason
+        )
+    if len(entries) > limit:
+        table.add_row("...", f"and {len(entries) - limit} more (--all shows them)", "", "")
+    return table

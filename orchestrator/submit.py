@@ -1,0 +1,192 @@
+"""One driver of one sweep at a time: lock, plan, runs, launch, and a clean record whatever happened."""
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+from rich.console import Console
+
+from orchestrator.errors import UserError
+from orchestrator.launch import launch
+from orchestrator.plan import Action, Plan, make_plan
+from orchestrator.preflight import check
+from orchestrator.recorded import remember
+from orchestrator.spec.loading import SweepFile
+from orchestrator.spec.sweep import Sweep
+from orchestrator.tracking import Store, TrialRun
+from workers.failures import ErrorClass, StorageError
+from workers.journal import Journal, Record
+from workers.storage import Folder
+
+logger = logging.getLogger(__name__)
+
+LOCK_FILE = ".driver.lock"
+LOST_SECONDS = 20.0
+"""How long a lost worker may take to die and let go of its trial's folder."""
+
+Prepare = Callable[[Store, Plan], Plan]
+"""What a command does with the plan before it is launched, such as taking failed trials up again."""
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What a submit did."""
+
+    plan: Plan
+    """As it was before."""
+    launched: int
+    interrupted: bool
+    after: Plan
+    """As it is now."""
+    parent_run_id: str | None
+
+
+def submit(
+    file: SweepFile, console: Console, *, address: str | None = None, prepare: Prepare | None = None
+) -> Submitted:
+    """Runs what is missing of a sweep, and nothing else.
+
+    Args:
+        file: the sweep file, read.
+        console: where progress is shown.
+        address: of a Ray cluster.
+        prepare: changes the record and the plan first.
+
+    Raises:
+        UserError: the sweep cannot run, or another driver runs it.
+    """
+    sweep = file.sweep
+    check(sweep)
+    with driver_lock(sweep):
+        store = Store.of(sweep)
+        close_orphans(store, sweep)
+        plan = make_plan(sweep, store.trial_runs(sweep.name))
+        if prepare:
+            plan = prepare(store, plan)
+        entries = plan.to_launch()
+        if not entries:
+            return Submitted(plan, 0, False, plan, store.parent_run(sweep.name))
+        store.prepare()
+        remember(file)
+        base = file.path.parent
+        parent = store.open_parent(sweep, file.text, base)
+        state = "failed"
+        try:
+            run_ids = {
+                entry.trial_id: entry.run.run_id
+                if entry.run
+                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, parent, base)
+                for entry in entries
+            }
+            outcome = launch(plan, run_ids, console, address)
+            close_orphans(store, sweep, outcome.lost)
+            state = "interrupted" if outcome.interrupted else "finished"
+        finally:
+            if state == "failed":
+                close_orphans(store, sweep)
+            store.close_parent(parent, state)
+        after = make_plan(sweep, store.trial_runs(sweep.name))
+        return Submitted(plan, len(entries), outcome.interrupted, after, parent)
+
+
+@contextlib.contextmanager
+def driver_lock(sweep: Sweep) -> Iterator[None]:
+    """Held while one process drives the sweep; the system lets go of it when the process dies, however it dies.
+
+    Raises:
+        UserError: another process drives it.
+    """
+    folder = Path(sweep.storage) / sweep.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
+        lock.acquire()
+    except filelock.Timeout as error:
+        holder = folder / f"{LOCK_FILE}.holder"
+        who = holder.read_text() if holder.exists() else "another process"
+        raise UserError(f"sweep '{sweep.name}' is being run by {who}; wait for it, or stop it first") from error
+    except OSError as error:
+        raise UserError(f"storage: cannot write in {folder}: {error.strerror}") from error
+    try:
+        (folder / f"{LOCK_FILE}.holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        lock.release()
+
+
+def close_orphans(store: Store, sweep: Sweep, lost: frozenset[str] = frozenset()) -> list[TrialRun]:
+    """Brings every run that says RUNNING, while no worker can have it, in line with its trial's journal.
+
+    Call it only as the sweep's one driver. A trial that ended is closed as its journal says; one that did not is
+    'interrupted', or failed as worker_lost if it is among `lost`.
+
+    Returns:
+        The runs that were closed.
+    """
+    closed = []
+    for run in store.trial_runs(sweep.name):
+        if run.status == "RUNNING" or (run.trial_id in lost and run.state != "failed"):
+            _close(store, run, Folder(f"{sweep.storage}/{sweep.name}/{run.trial_id}"), run.trial_id in lost)
+            closed.append(run)
+    return closed
+
+
+def _close(store: Store, run: TrialRun, folder: Folder, is_lost: bool) -> None:
+    from orchestrator.sink import RunSink
+
+    state = "failed" if is_lost else "interrupted"
+    error = {"error_class": ErrorClass.WORKER_LOST.value, "error": "its worker died"} if is_lost else {}
+    if not folder.names():
+        store.set_state(run.run_id, state, error)
+        return
+    try:
+        with folder.lock(LOST_SECONDS):
+            journal = Journal(folder)
+            states = [record.text for record in journal.records if record.kind == "state"]
+            if not states or states[-1] == "running":
+                tags = [Record("tag", key, text=text) for key, text in error.items()]
+                journal.add([*tags, Record("state", "state", text=state)])
+            RunSink(store.uri, run.run_id).send(journal.records)
+    except StorageError as problem:
+        raise UserError(f"{problem}: it may belong to a driver that was killed; try again in a moment") from problem
+
+
+def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: bool) -> Callable[[Store, Plan], Plan]:
+    """A `Prepare` that takes failed trials up again and leaves all else alone.
+
+    Args:
+        trials: ids (or their first digits) of the trials to rerun; empty for all failed ones.
+        error_class: only trials that failed in this way.
+        from_scratch: put what they have aside and begin again, instead of going on from the last checkpoint.
+    """
+
+    def prepare(store: Store, plan: Plan) -> Plan:
+        chosen = []
+        for entry in plan.entries:
+            named = any(entry.trial_id.startswith(prefix) for prefix in trials)
+            wanted = named if trials else entry.action is Action.FAILED
+            # a finished trial runs again only when it is named and everything it has is put aside
+            able = entry.action is not Action.DONE or from_scratch
+            right_class = error_class is None or (entry.run is not None and entry.run.error_class == error_class)
+            if wanted and able and right_class:
+                chosen.append(entry)
+        unknown = [name for name in trials if not any(entry.trial_id.startswith(name) for entry in plan.entries)]
+        if unknown:
+            raise UserError(f"no trial of '{plan.sweep.name}' has an id that begins with {', '.join(sorted(unknown))}")
+        for entry in chosen:
+            folder = Folder(f"{plan.sweep.storage}/{plan.sweep.name}")
+            if from_scratch and folder.exists(entry.trial_id):
+                number = sum(name.startswith(f"{entry.trial_id}.old-") for name in folder.names())
+                folder.rename(entry.trial_id, f"{entry.trial_id}.old-{number + 1}")
+            if entry.run:
+                store.set_state(entry.run.run_id, "pending", {"error_class": "", "error": ""})
+        ids = {entry.trial_id for entry in chosen}
+        again = make_plan(plan.sweep, store.trial_runs(plan.sweep.name))
+        return Plan(plan.sweep, tuple(entry for entry in again.entries if entry.trial_id in ids))
+
+    return prepare
