@@ -30,6 +30,10 @@ app = typer.Typer(
 )
 
 DEFAULT_FILE = "experiments.yaml"
+STATUS_COLUMNS = (
+    *("trial_id", "method", "regularizer", "setting", "seed", "state", "attempt"),
+    *("error_class", "error", "train_loss", "robust_loss_gap"),
+)
 
 SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
 StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
@@ -181,8 +185,7 @@ def status(
 
     table = _table(sweep, _places(storage, tracking_uri))
     counts = {str(state): int(count) for state, count in table["state"].value_counts().items()}
-    shown = [c for c in ("trial_id", "method", "regularizer", "setting", "seed", "state", "attempt", "error_class", "error",
-                         "train_loss", "robust_loss_gap") if c in table]  # fmt: skip
+    shown = [column for column in STATUS_COLUMNS if column in table]
     if as_json:
         _print_json({"counts": counts, "trials": _records(table[shown])})
         return

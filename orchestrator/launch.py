@@ -90,6 +90,8 @@ def _tuner(
             storage_path=str(scratch),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=resources.max_retries),
+            # the trial's folder holds its checkpoints; Ray keeps none
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[view],
             stop=stop.stopper(),
         ),
@@ -116,6 +118,7 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import ray
@@ -128,6 +131,8 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
         ray.init(address=address, **options)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise UserError(f"cannot use Ray at '{address}': {str(error).splitlines()[0]}") from error
+    # a lost worker is shown by the live view and recorded; Tune's traceback of it says nothing more
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
@@ -174,6 +179,7 @@ class _Stop:
     def stopper(self) -> Any:
         """For Ray Tune: ends every trial once a stop was requested."""
         from ray.tune import Stopper
+        from ray.tune.stopper import NoopStopper
 
         outer = self
 
@@ -183,5 +189,9 @@ class _Stop:
 
             def stop_all(self) -> bool:
                 return outer.requested
+
+            def __reduce__(self) -> tuple[type[NoopStopper], tuple[()]]:
+                # Tune pickles it for Tuner.restore, which flatsweep does not use
+                return NoopStopper, ()
 
         return StopAll()

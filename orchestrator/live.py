@@ -38,7 +38,7 @@ class LiveView(Callback):  # type: ignore[misc]
         self._labels, self._console = labels, console
         self._total, self._before = len(labels) + done, done
         self._running: dict[str, Line] = {}
-        self._finished: list[float] = []
+        self._finished: dict[str, float] = {}
         self._failed: list[tuple[str, str]] = []
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._said = time.monotonic()
@@ -51,6 +51,10 @@ class LiveView(Callback):  # type: ignore[misc]
     def __exit__(self, *_exception: object) -> None:
         if self._live:
             self._live.stop()
+
+    def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
+        # Tune pickles its callbacks for Tuner.restore, which flatsweep does not use: an empty one will do
+        return Callback, ()
 
     # Ray Tune calls these in the driver; a trial's name in Tune is its trial id.
 
@@ -89,7 +93,7 @@ class LiveView(Callback):  # type: ignore[misc]
             self._print(f"[red]failed[/]    {line.label}: {result.get('error_class')}: {result.get('error')}")
             return
         seconds = time.monotonic() - line.started
-        self._finished.append(seconds)
+        self._finished[name] = seconds
         self._print(f"[green]finished[/]  {line.label}  ({seconds:.0f} s)  {self._counts()}")
 
     def _counts(self) -> str:
@@ -103,7 +107,7 @@ class LiveView(Callback):  # type: ignore[misc]
         left = self._total - self._before - len(self._finished) - len(self._failed)
         if not self._finished or not left:
             return None
-        mean = sum(self._finished) / len(self._finished)
+        mean = sum(self._finished.values()) / len(self._finished)
         return mean * left / max(1, len(self._running))
 
     def _refresh(self) -> None:
@@ -133,11 +137,11 @@ class LiveView(Callback):  # type: ignore[misc]
         return table
 
     def _print(self, text: str) -> None:
-        self._console.print(text, highlight=False)
+        self._console.print(text, highlight=False, soft_wrap=True)
         self._said = time.monotonic()
 
     def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, markup=False)
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
         self._said = time.monotonic()
 
 

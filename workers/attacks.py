@@ -134,7 +134,8 @@ def _l2_step(x: Tensor, attack: Attack) -> Step:
 
 def _norms(images: Tensor) -> Tensor:
     """Euclidean norm of each image; never zero."""
-    return torch.linalg.vector_norm(images.flatten(1), dim=1).clamp_min(1e-12)
+    norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)
+    return norms.clamp_min(1e-12)
 
 
 def _over_images(values: Tensor, x: Tensor) -> Tensor:

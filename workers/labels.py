@@ -20,8 +20,12 @@ class Labels:
     probabilities: Tensor | None = None
 
     def relabelled(self, index: Tensor) -> "Labels":
-        """The same batch with other class indices."""
-        return replace(self, index=index, probabilities=None)
+        """The same batch with other class indices; in soft labels the old and the new class change places."""
+        p = self.probabilities
+        if p is not None:
+            old, new = self.index[:, None], index[:, None]
+            p = p.scatter(1, old, p.gather(1, new)).scatter(1, new, p.gather(1, old))
+        return replace(self, index=index, probabilities=p)
 
     def softened(self, amount: float) -> "Labels":
         """Probabilities (1 - amount) * p + amount / C."""

@@ -13,18 +13,18 @@ def frozen(model: nn.Module) -> Iterator[None]:
     Afterwards every module is in the mode and every parameter has the flag it had before.
     """
     modules = [module for module in model.modules() if module.training]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for module in modules:
         module.training = False
-    for parameter in parameters:
+    for parameter, _ in flags:
         parameter.requires_grad_(False)
     try:
         yield
     finally:
         for module in modules:
             module.training = True
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
 
 
 @contextlib.contextmanager

@@ -67,7 +67,9 @@ def answer(
         store.log_files(parent, files, FOLDER)
     left_out = table[table["state"] != "finished"]
     notes = [
-        f"not used: {row.method} | {row.regularizer} | seed {row.seed}: {row.error_class or row.state}"
-        for row in left_out.itertuples(index=False)
+        f"not used: {cell} | {regularizer} | seed {seed}: {error_class or state}"
+        for cell, regularizer, seed, error_class, state in left_out[
+            ["method", "regularizer", "seed", "error_class", "state"]
+        ].itertuples(index=False)
     ]
     return Answer(correlation, tuple(files), tuple(notes))

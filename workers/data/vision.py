@@ -20,9 +20,10 @@ def load(spec: Torchvision) -> Arrays:
     """
     try:
         (x_train, y_train), (x_test, y_test) = (_read(spec, train) for train in (True, False))
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+    except (RuntimeError, OSError, ValueError, EOFError, KeyError, AssertionError) as error:
         hint = "" if spec.download else " (`download: true` fetches it)"
-        raise BadArraysError(f"cannot read {spec.name} under {spec.root}: {error}{hint}") from error
+        reason = str(error) or "a file is damaged"  # torchvision asserts a file's header without a message
+        raise BadArraysError(f"cannot read {spec.name} under {spec.root}: {reason}{hint}") from error
     return Arrays(x_train, y_train, x_test, y_test, CLASSES[spec.name])
 
 
