@@ -180,24 +180,21 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is done, running, failed and missing."""
-    from rich import box
-    from rich.table import Table
+    from orchestrator.driver import has_driver
+    from orchestrator.show import status_table
 
-    table = _table(sweep, _places(storage, tracking_uri))
+    file, table = _table(sweep, _places(storage, tracking_uri))
     counts = {str(state): int(count) for state, count in table["state"].value_counts().items()}
     shown = [column for column in STATUS_COLUMNS if column in table]
+    alive = has_driver(file.sweep)
     if as_json:
-        _print_json({"counts": counts, "trials": _records(table[shown])})
+        _print_json({"driver_alive": alive, "counts": counts, "trials": _records(table[shown])})
         return
-    rich_table = Table(box=box.SIMPLE_HEAD)
-    visible = [column for column in shown if column != "setting" or table["setting"].any()]
-    for column in visible:
-        rich_table.add_column(column, overflow="fold")
-    for row in table[visible].itertuples(index=False):
-        rich_table.add_row(*(f"{x:.4g}" if isinstance(x, float) else str(x) for x in row))
     console = _console()
-    console.print(rich_table)
+    console.print(status_table(_records(table[shown])))
     console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+    if counts.get("running") and not alive:
+        console.print("its driver is gone: `flatsweep submit` goes on from the checkpoints of what says 'running'")
 
 
 @app.command()
@@ -213,7 +210,7 @@ def export(
     """Write one row per trial with all its settings, states and values."""
     from orchestrator.analysis.export import write_table
 
-    table = _table(sweep, _places(storage, tracking_uri))
+    _, table = _table(sweep, _places(storage, tracking_uri))
     ending = output.suffix.removeprefix(".") if output else ""
     chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
     write_table(table, chosen.value, output)
@@ -303,12 +300,12 @@ def _existing_store(file: "SweepFile") -> Any:
     return store
 
 
-def _table(sweep: str, places: "Places") -> "pd.DataFrame":
+def _table(sweep: str, places: "Places") -> "tuple[SweepFile, pd.DataFrame]":
     from orchestrator.analysis.table import trial_table
     from orchestrator.recorded import open_sweep
 
     file = open_sweep(sweep, places)
-    return trial_table(file.sweep, _existing_store(file).trial_runs(file.sweep.name))
+    return file, trial_table(file.sweep, _existing_store(file).trial_runs(file.sweep.name))
 
 
 def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
@@ -321,6 +318,9 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
         _print_json({"launched": done.launched, "interrupted": done.interrupted} | _plan_json(done.after))
     else:
         console = _console()
+        if not done.after.entries:
+            console.print("no failed trial to run again")
+            return
         console.print(plan_matrix(done.after))
         if not done.launched:
             console.print(f"nothing to run: {plan_sentence(done.after, None)}", highlight=False)

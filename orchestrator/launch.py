@@ -20,6 +20,8 @@ from orchestrator.plan import Entry, Plan
 from orchestrator.spec.sweep import Resources, Sweep
 from orchestrator.tracking import tracking_uri
 
+SCRATCH_PREFIX = "flatsweep-"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -46,7 +48,11 @@ def launch(plan: Plan, run_ids: Mapping[str, str], console: Console, address: st
     entries = plan.to_launch()
     done = len(plan.entries) - len(entries)
     labels = {entry.trial_id: entry.trial.label() for entry in entries}
-    with _scratch() as scratch, _ray(address, scratch), _Stop(console) as stop:
+    with (
+        _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
+        _ray(address, scratch),
+        _Stop(console) as stop,
+    ):
         _check_fits(plan.sweep.resources)
         from orchestrator.live import LiveView
 
@@ -99,13 +105,21 @@ def _tuner(
 
 
 @contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder for what Ray writes; nothing in it is needed afterwards. Short, as socket paths have a limit."""
-    folder = Path(tempfile.mkdtemp(prefix="fs-"))
+def _scratch(sweep_folder: Path) -> Iterator[Path]:
+    """A folder for what Ray writes; nothing in it is needed afterwards. Its path is short, as sockets' paths must be.
+
+    A killed driver leaves its own behind: the next one finds it noted in the sweep's folder and removes it.
+    """
+    note = sweep_folder / ".driver.scratch"
+    if note.exists() and (left := Path(note.read_text())).name.startswith(SCRATCH_PREFIX):
+        shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
+    note.write_text(str(folder))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        note.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

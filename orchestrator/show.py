@@ -1,10 +1,13 @@
 """Tables for the terminal: the plan as a matrix, the state of a sweep. Data in, rich renderables out."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.plan import Action, Entry, Estimate, Plan
 
@@ -76,3 +79,32 @@ def reasons(entries: Sequence[Entry], limit: int = 40) -> Table:
     if len(entries) > limit:
         table.add_row("...", f"and {len(entries) - limit} more (--all shows them)", "", "")
     return table
+
+
+STATE_COLOURS = {"finished": "green", "failed": "red", "running": "cyan", "interrupted": "yellow"}
+
+
+def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
+    """One line per trial: what it is and where it stands; below, why each failed one did."""
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("trial", no_wrap=True)
+    table.add_column("cell and seed", overflow="fold")
+    table.add_column("state", no_wrap=True)
+    table.add_column("attempt", justify="right")
+    table.add_column("robust gap", justify="right")
+    failures = []
+    for row in rows:
+        setting = f" | {row['setting']}" if row["setting"] else ""
+        label = f"{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}"
+        state = f"{row['state']}: {row['error_class']}" if row["error_class"] else row["state"]
+        gap = row.get("robust_loss_gap")
+        table.add_row(
+            row["trial_id"],
+            label,
+            Text(state, STATE_COLOURS.get(row["state"], "")),
+            str(row["attempt"] or ""),
+            "" if gap is None else f"{gap:.3f}",
+        )
+        if row["error"]:
+            failures.append(Text(f"{row['trial_id']}  {row['error']}"))
+    return Group(table, *failures)

@@ -1,16 +1,12 @@
 """One driver of one sweep at a time: lock, plan, runs, launch, and a clean record whatever happened."""
 
-import contextlib
 import logging
-import os
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-import filelock
 from rich.console import Console
 
+from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
 from orchestrator.plan import Action, Plan, make_plan
@@ -25,7 +21,6 @@ from workers.storage import Folder
 
 logger = logging.getLogger(__name__)
 
-LOCK_FILE = ".driver.lock"
 LOST_SECONDS = 20.0
 """How long a lost worker may take to die and let go of its trial's folder."""
 
@@ -92,31 +87,6 @@ def submit(
             store.close_parent(parent, state)
         after = make_plan(sweep, store.trial_runs(sweep.name))
         return Submitted(plan, len(entries), outcome.interrupted, after, parent)
-
-
-@contextlib.contextmanager
-def driver_lock(sweep: Sweep) -> Iterator[None]:
-    """Held while one process drives the sweep; the system lets go of it when the process dies, however it dies.
-
-    Raises:
-        UserError: another process drives it.
-    """
-    folder = Path(sweep.storage) / sweep.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / LOCK_FILE, timeout=0)
-        lock.acquire()
-    except filelock.Timeout as error:
-        holder = folder / f"{LOCK_FILE}.holder"
-        who = holder.read_text() if holder.exists() else "another process"
-        raise UserError(f"sweep '{sweep.name}' is being run by {who}; wait for it, or stop it first") from error
-    except OSError as error:
-        raise UserError(f"storage: cannot write in {folder}: {error.strerror}") from error
-    try:
-        (folder / f"{LOCK_FILE}.holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        yield
-    finally:
-        lock.release()
 
 
 def close_orphans(store: Store, sweep: Sweep, lost: frozenset[str] = frozenset()) -> list[TrialRun]:

@@ -110,7 +110,10 @@ class _Sender:
                 failures += 1
                 logger.warning("cannot send %d records, trying again in %g s: %s", len(records), wait, error)
                 with self._wake:
-                    self._wake.wait(min(wait, max(0.0, self._deadline - time.monotonic())) if self._closing else wait)
+                    if self._closing:
+                        self._wake.wait(min(wait, max(0.0, self._deadline - time.monotonic())))
+                    else:  # new records do not shorten the wait, closing does
+                        self._wake.wait_for(lambda: self._closing, wait)
                 continue
             failures = 0
             with self._wake:

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from toys import digits, trial
@@ -11,7 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def _trained() -> Classifier:
-    trainer = Trainer(trial("at", epochs=15), digits(), None, torch.device("cpu"))
+    trainer = Trainer(trial("at", epochs=8), digits(), None, torch.device("cpu"))
     drain(trainer.run())
     return trainer.model
 
@@ -19,6 +21,4 @@ def _trained() -> Classifier:
 @pytest.fixture
 def trained(_trained: Classifier) -> Classifier:
     """A network trained for a moment on digits; a test may change its copy."""
-    import copy
-
     return copy.deepcopy(_trained)

@@ -80,9 +80,7 @@ def numbers(part: Images) -> list[int]:
 def test_cut(
     train: int, test: int | None, train_size: int | None, validation_size: int, test_size: int | None, split_seed: int
 ) -> None:
-    spec = Digits(
-        train_size=train_size, validation_size=validation_size, test_size=test_size, split_seed=split_seed
-    )
+    spec = Digits(train_size=train_size, validation_size=validation_size, test_size=test_size, split_seed=split_seed)
     arrays = numbered(train, test)
     left = train - validation_size - ((test_size or 0) if test is None else 0)
     impossible = left < (train_size or 1) or (test is None and test_size is None)
@@ -130,7 +128,12 @@ def test_the_trials_seed_changes_no_split() -> None:
 
 
 def test_digest_sees_every_pixel_and_label() -> None:
-    digests = {numbered(20, 5).digest(), numbered(20, 6).digest(), numbered(21, 5).digest(), numbered(20, None).digest()}
+    digests = {
+        numbered(20, 5).digest(),
+        numbered(20, 6).digest(),
+        numbered(21, 5).digest(),
+        numbered(20, None).digest(),
+    }
     for field in ("x_train", "y_train", "x_test", "y_test"):
         arrays = numbered(20, 5)
         getattr(arrays, field).reshape(-1)[-1] += 1
@@ -460,7 +463,7 @@ def epoch_of(source: TrainingBatches, epoch: int) -> list[int]:
         pairs = x.mul(255).round().to(torch.int64).flatten(1).tolist()
         found += [high * 256 + low for high, low in pairs]
         assert [n % 7 for n in found[-len(y) :]] == y.tolist()
-        assert x.dtype == torch.float32 and 0 <= float(x.min()) and float(x.max()) <= 1
+        assert x.dtype == torch.float32 and float(x.min()) >= 0 and float(x.max()) <= 1
     return found
 
 

@@ -145,9 +145,7 @@ def test_training_images_are_not_augmented(trained: Classifier) -> None:
 
 def test_fewer_images_than_asked_for_and_every_batch_size(trained: Classifier) -> None:
     values = [
-        robustness(
-            trained, digits(), Robustness(attack={"steps": 2}, batch_size=size), attack=TRAINING_ATTACK, seed=0
-        )
+        robustness(trained, digits(), Robustness(attack={"steps": 2}, batch_size=size), attack=TRAINING_ATTACK, seed=0)
         for size in (1000, 33)
     ]
     for key, value in values[0].items():

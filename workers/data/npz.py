@@ -26,11 +26,10 @@ def load(spec: Npz) -> Arrays:
             if missing := [key for key in KEYS if key not in file]:
                 raise BadArraysError(f"{path} lacks {', '.join(missing)}; it has {', '.join(file) or 'nothing'}")
             x_train, y_train, x_test, y_test = (file[key] for key in KEYS)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, AttributeError) as error:
-        raise BadArraysError(f"{path} is not a readable .npz file: {error}") from error
-    except ValueError as error:
-        if isinstance(error, BadArraysError):
-            raise
+    except BadArraysError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError, RuntimeError) as error:
+        # TypeError: a single .npy array under this name; RuntimeError: a damaged flag asks for what zipfile cannot do
         raise BadArraysError(f"{path} is not a readable .npz file: {error}") from error
     try:
         x_train, x_test = checked_images("x_train", x_train), checked_images("x_test", x_test)
