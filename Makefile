@@ -2,17 +2,50 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
 .PHONY: install demo test test-all lint format bench lock clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
 
-# uv installs the locked, hash-checked packages; it comes from pip so that plain Python is enough to start.
+# uv comes from pip, so that plain Python is enough to start; it then installs the locked, hash-checked packages.
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit("flatsweep needs Python 3.11 or newer, not " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --require-hashes --no-config requirements.lock --allow-empty-requirements
-	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --editable .
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "flatsweep needs Python 3.11 or newer; PYTHON=... names one")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@echo "installing the locked packages into .venv (about a minute, several GB with torch's CUDA libraries)"
+	@$(UV) pip install --require-hashes -r requirements.lock
+	@$(UV) pip install --no-deps --editable .
 	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/flatsweep submit experiments.yaml
+	$(BIN)/flatsweep correlate experiments.yaml
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest -m ""
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/attack_step.py
+	$(BIN)/python benchmarks/trial_overhead.py
+
+# --no-emit-index-url: the lock holds names, versions and hashes, but not where they were found.
+lock: $(STAMP)
+	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--no-header --extra dev --upgrade pyproject.toml --output-file requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
