@@ -232,7 +232,7 @@ def correlate(
 ) -> None:
     """Correlate flatness with the robust generalisation gap, and draw it."""
     from orchestrator.analysis.answer import answer
-    from orchestrator.analysis.correlation import render
+    from orchestrator.analysis.render import render
     from orchestrator.recorded import open_sweep
     from orchestrator.tracking import tracking_uri as uri_of
 
@@ -325,12 +325,12 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
         if not done.launched:
             console.print(f"nothing to run: {plan_sentence(done.after, None)}", highlight=False)
         elif done.interrupted:
-            console.print(f"stopped; `flatsweep submit {file.path}` goes on from here", highlight=False, soft_wrap=True)
+            console.print(f"stopped; `flatsweep submit {file.path}` goes on from here", highlight=False, markup=False)
         for entry in failed:
             console.print(
                 f"failed  {entry.trial_id}  {entry.trial.label()}: {entry.reason}", highlight=False, markup=False
             )
-        console.print(f"store  {tracking_uri(file.sweep)}", highlight=False, soft_wrap=True)
+        console.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
     if done.interrupted:
         raise typer.Exit(130)
     if failed:

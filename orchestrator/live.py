@@ -8,6 +8,7 @@ from typing import Any
 from ray.tune import Callback
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 SHOWN = 16
@@ -84,17 +85,18 @@ class LiveView(Callback):  # type: ignore[misc]
         name = str(trial)
         line = self._running.pop(name, Line(self._labels.get(name, name), time.monotonic()))
         self._failed.append((line.label, "worker lost"))
-        self._print(f"[red]lost[/]      {line.label}: its worker died more often than max_retries allows")
+        self._print(f"[red]lost[/]      {escape(line.label)}: its worker died more often than max_retries allows")
 
     def _end(self, name: str, line: Line, result: dict[str, Any]) -> None:
         self._running.pop(name, None)
         if result.get("state") == "failed":
             self._failed.append((line.label, str(result.get("error_class"))))
-            self._print(f"[red]failed[/]    {line.label}: {result.get('error_class')}: {result.get('error')}")
+            why = f"{line.label}: {result.get('error_class')}: {result.get('error')}"
+            self._print(f"[red]failed[/]    {escape(why)}")
             return
         seconds = time.monotonic() - line.started
         self._finished[name] = seconds
-        self._print(f"[green]finished[/]  {line.label}  ({seconds:.0f} s)  {self._counts()}")
+        self._print(f"[green]finished[/]  {escape(line.label)}  ({seconds:.0f} s)  {self._counts()}")
 
     def _counts(self) -> str:
         done = self._before + len(self._finished)
@@ -125,7 +127,7 @@ class LiveView(Callback):  # type: ignore[misc]
         for line in lines[:SHOWN]:
             loss, error = line.last.get("loss"), line.last.get("robust_error")
             table.add_row(
-                line.label,
+                escape(line.label),
                 _stage(line.last),
                 f"{100 * line.last.get('fraction', 0):.0f} %",
                 "" if loss is None else f"{loss:.3f}",

@@ -109,7 +109,7 @@ def decide(trial: Trial, evaluation: Evaluation, run: TrialRun | None, traces: T
     if run is not None and run.state == "failed" and not _may_pass(run.error_class):
         return Action.FAILED, f"{run.error_class}: {run.error}"
     if not traces.exists:
-        return Action.RUN, "new" if run is None or run.state == "pending" else "its folder is gone"
+        return Action.RUN, "its folder is gone" if run is not None and run.tags.get("attempt") else "new"
     if traces.epoch >= epochs:
         if missing:
             return Action.MEASURE, f"trained; to measure: {', '.join(missing)}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -37,9 +38,9 @@ def plan_matrix(plan: Plan) -> Table:
     table = Table(title=f"sweep '{plan.sweep.name}': trials per cell", title_justify="left", box=box.SIMPLE_HEAD)
     table.add_column("method")
     for regularizer in regularizers:
-        table.add_column(regularizer)
+        table.add_column(escape(regularizer))
     for method in methods:
-        table.add_row(method, *(_cell(cells[method, regularizer]) for regularizer in regularizers))
+        table.add_row(escape(method), *(_cell(cells[method, regularizer]) for regularizer in regularizers))
     return table
 
 
@@ -74,7 +75,10 @@ def reasons(entries: Sequence[Entry], limit: int = 40) -> Table:
         table.add_column(heading, overflow="fold")
     for entry in entries[:limit]:
         table.add_row(
-            entry.trial_id, entry.trial.label(), f"[{COLOURS[entry.action]}]{entry.action.value}[/]", entry.reason
+            entry.trial_id,
+            escape(entry.trial.label()),
+            f"[{COLOURS[entry.action]}]{entry.action.value}[/]",
+            escape(entry.reason),
         )
     if len(entries) > limit:
         table.add_row("...", f"and {len(entries) - limit} more (--all shows them)", "", "")
@@ -100,7 +104,7 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
         gap = row.get("robust_loss_gap")
         table.add_row(
             row["trial_id"],
-            label,
+            escape(label),
             Text(state, STATE_COLOURS.get(row["state"], "")),
             str(row["attempt"] or ""),
             "" if gap is None else f"{gap:.3f}",

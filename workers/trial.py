@@ -127,8 +127,8 @@ def _train_and_measure(
     trainer = Trainer(trial, splits, folder / layout.CHECKPOINTS, device)
     if not trainer.finished:
         yield from trainer.run(recorder)
-        recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
-        recorder.tags({"weights": weights_digest(trainer.model)})
+    recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
+    recorder.tags({"weights": weights_digest(trainer.model)})
     values: Values = {}
     for measure in evaluation.measures:
         values |= yield from _measured(measure, evaluation, trial, trainer.model, splits, folder, recorder)

@@ -10,17 +10,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
 from scipy import stats
 
+from orchestrator.analysis.bootstrap import Floats, Ints, resampled_coefficients, scaled
 from orchestrator.errors import UserError, suggest
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 CELL = ("method", "regularizer", "setting")
 LABELS = ("trial_id", "method", "method_name", "regularizer", "setting", "seed")
@@ -31,8 +24,6 @@ ROUNDING = 1e-12
 """Relative differences below this are taken for the rounding of float64."""
 FEW_CELLS = 10
 """Below so many cells the result warns that its intervals are too narrow."""
-VALUES_AT_ONCE = 2_000_000
-"""Length of temporary arrays (16 MB each)."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Pair:
         tau = self.kendall
         if tau.value is None:
             return f"No answer on {self.target} and {self.measure}: {tau.reason}."
-        over = f"Over {_count(self.trials, 'trial')} in {_count(self.cells, 'cell')}"
+        over = f"Over {count(self.trials, 'trial')} in {count(self.cells, 'cell')}"
         if tau.low is None or tau.high is None:
             return (
                 f"{over}, Kendall tau of {self.target} and {self.measure} is {tau.value:.2f}, "
@@ -225,114 +216,8 @@ def point_estimates(x: Floats, y: Floats) -> tuple[float, float, float] | str:
     for values, which in ((x, "the measure"), (y, "the target")):
         if _is_constant(values):
             return f"{which} has one and the same value in all {len(x)} trials"
-    pearson = stats.pearsonr(_scaled(x), _scaled(y)).statistic
+    pearson = stats.pearsonr(scaled(x), scaled(y)).statistic
     return float(pearson), float(stats.spearmanr(x, y).statistic), float(stats.kendalltau(x, y).statistic)
-
-
-def resampled_coefficients(x: Floats, y: Floats, cells: Ints, counts: Ints) -> Floats:
-    """Pearson r, Spearman rho and Kendall tau-b of many resamples of cells at once.
-
-    A resample is a count for every cell: how often all its trials are in the sample. No copies are made. Kendall's
-    tau-b, sum sign(dx) sign(dy) / sqrt(sum |sign(dx)| sum |sign(dy)|) over pairs, becomes three quadratic forms in the
-    counts; a copy is tied with itself in both variables, as in a sample with real copies. A trial's mid-rank is half
-    the sum of sign(dx) against the sample, up to a constant, which is all that Spearman's rho needs.
-
-    Args:
-        x, y: Shape (n,), finite.
-        cells: Shape (n,), each trial's cell in 0..k-1.
-        counts: Shape (b, k), at least 0.
-
-    Returns:
-        Shape (3, b) in [-1, 1]; NaN where x or y is constant in a resample.
-    """
-    order = np.argsort(cells, kind="stable")
-    x, y, cells = x[order], y[order], cells[order]
-    pairs = _sums_over_pairs(x, y, cells, counts.shape[1])
-    x, y = _scaled(x), _scaled(y)
-    blocks = []
-    for start in range(0, len(counts), step := max(1, VALUES_AT_ONCE // len(x))):
-        block = counts[start : start + step].astype(np.float64)
-        weights = block[:, cells]
-        untied_x, untied_y, concordance = (((block @ form) * block).sum(axis=1) for form in pairs.forms)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rows = [
-                _weighted_pearson(x[None], y[None], weights),
-                _weighted_pearson(block @ pairs.ranks_x.T, block @ pairs.ranks_y.T, weights),
-                concordance / np.sqrt(untied_x) / np.sqrt(untied_y),
-            ]
-        # A constant resample has a variance of 0 only up to rounding, but exactly no untied pair.
-        blocks.append(np.where((untied_x > 0) & (untied_y > 0), np.clip(rows, -1, 1), np.nan))
-    return np.concatenate(blocks, axis=1)
-
-
-def render(result: CorrelationResult) -> RenderableType:
-    """The answer, a table of the coefficients with their intervals, a table of seed noise, and the notes, for rich."""
-    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "show_edge": False, "collapse_padding": True}
-    coefficients = Table(**style)
-    # Target and measure share a column, so that the table fits a terminal of 80 columns.
-    coefficients.add_column("target\n  measure", overflow="fold")
-    coefficients.add_column("n\n(cells)", justify="right")
-    for name in ("Pearson r", "Spearman rho", "Kendall tau-b"):
-        coefficients.add_column(name, no_wrap=True)
-    for pair in result.pairs:
-        values = [_shown(item) for item in (pair.pearson, pair.spearman, pair.kendall)]
-        texts = [f"{pair.target}\n  {pair.measure}", f"{pair.trials}\n({pair.cells})", *values]
-        coefficients.add_row(*[Text(text) for text in texts])
-
-    spreads = Table(**style)
-    spreads.add_column("seed noise", overflow="fold")
-    for name in ("n (cells)", "sd within cells", "sd between cells"):
-        spreads.add_column(name, justify="right")
-    for spread in result.spreads:
-        sds = ("-" if sd is None else f"{sd:.3g}" for sd in (spread.within_cell_sd, spread.between_cell_sd))
-        spreads.add_row(*[Text(text) for text in (spread.column, f"{spread.trials} ({spread.cells})", *sds)])
-
-    how = f"Brackets: {100 * result.level:.3g} % bootstrap interval, {result.resamples} resamples of whole cells."
-    return Group(
-        *(Text(result.answer, style="bold"), Text(), coefficients, Text(), spreads, Text()),
-        *[Text(line) for line in (how, *result.notes, *_left_out_lines(result.left_out))],
-    )
-
-
-@dataclass(frozen=True)
-class _PairSums:
-    """Sums over pairs of trials, by cell; S[i, j] = sign(x_i - x_j)."""
-
-    ranks_x: Floats
-    """Shape (n, k): sum of S over the trials of each cell."""
-    ranks_y: Floats
-    forms: tuple[Floats, Floats, Floats]
-    """Shape (k, k) each: sums of |S_x|, |S_y| and S_x S_y over pairs of cells."""
-
-
-def _sums_over_pairs(x: Floats, y: Floats, cells: Ints, k: int) -> _PairSums:
-    """The sums for rows sorted by cell, in blocks of rows, so that n x n values are never held."""
-    n = len(x)
-    # A cell without trials would take its neighbour's first row in reduceat: only those present are summed.
-    present, starts = np.unique(cells, return_index=True)
-    ranks_x, ranks_y = np.zeros((n, k)), np.zeros((n, k))
-    forms = (np.zeros((k, k)), np.zeros((k, k)), np.zeros((k, k)))
-    for start in range(0, n, step := max(1, VALUES_AT_ONCE // n)):
-        block = slice(start, start + step)
-        signs_x = np.subtract(x[block, None] > x, x[block, None] < x, dtype=np.float64)
-        signs_y = np.subtract(y[block, None] > y, y[block, None] < y, dtype=np.float64)
-        ranks_x[block, present] = np.add.reduceat(signs_x, starts, axis=1)
-        ranks_y[block, present] = np.add.reduceat(signs_y, starts, axis=1)
-        for form, values in zip(forms, (np.abs(signs_x), np.abs(signs_y), signs_x * signs_y), strict=True):
-            by_cell = np.zeros((len(values), k))
-            by_cell[:, present] = np.add.reduceat(values, starts, axis=1)
-            np.add.at(form, cells[block], by_cell)
-    return _PairSums(ranks_x, ranks_y, forms)
-
-
-def _weighted_pearson(x: Floats, y: Floats, weights: Floats) -> Floats:
-    """Pearson r for each row of weights, shape (b, n); x and y have shape (b, n) or (1, n)."""
-    total = weights.sum(axis=1, keepdims=True)
-    dx = x - (weights * x).sum(axis=1, keepdims=True) / total
-    dy = y - (weights * y).sum(axis=1, keepdims=True) / total
-    covariance = (weights * dx * dy).sum(axis=1)
-    r: Floats = covariance / np.sqrt((weights * dx**2).sum(axis=1)) / np.sqrt((weights * dy**2).sum(axis=1))
-    return r
 
 
 def _pair(rows: pd.DataFrame, measure: str, target: str, resamples: int, level: float, seed: int) -> Pair:
@@ -410,23 +295,12 @@ def _notes(rows: pd.DataFrame, pairs: Sequence[Pair]) -> list[str]:
             elif item.low is not None and item.high is not None and item.high - item.low <= ROUNDING:
                 notes.append(f"{where}: every resample gives {item.low:.3g}, so the interval says nothing.")
             if item.skipped:
-                notes.append(f"{where}: {_count(item.skipped, 'resample')} skipped, a variable was constant in them.")
+                notes.append(f"{where}: {count(item.skipped, 'resample')} skipped, a variable was constant in them.")
     repeated = rows[rows.duplicated([*CELL, "seed"], keep=False)]
     for _, group in repeated.groupby([*CELL, "seed"]):
         ids = ", ".join(group["trial_id"])
         notes.append(f"{_who(group.iloc[0])[1]} is there {len(group)} times, all are used: {ids}.")
     return notes
-
-
-def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
-    """One line per column and reason, with every trial."""
-    groups: dict[tuple[str | None, str], list[str]] = {}
-    for item in left_out:
-        groups.setdefault((item.column, item.reason), []).append(f"{item.trial_id} ({item.label})")
-    return [
-        f"Left out{f' of {column}' if column else ''}, {reason}, {_count(len(who), 'trial')}: {', '.join(who)}."
-        for (column, reason), who in groups.items()
-    ]
 
 
 def _columns(table: pd.DataFrame, asked: Sequence[str] | None, default: Sequence[str], kind: str) -> list[str]:
@@ -466,23 +340,10 @@ def _is_constant(values: Floats) -> bool:
     return bool(high - low <= ROUNDING * max(abs(low), abs(high)))
 
 
-def _scaled(values: Floats) -> Floats:
-    """Divided by the power of two above the largest, so that squares neither overflow nor vanish."""
-    exponent = np.frexp(np.abs(values).max())[1]
-    scaled: Floats = np.ldexp(values, -exponent)
-    return scaled
-
-
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _count(n: int, noun: str) -> str:
+def count(n: int, noun: str) -> str:
+    """`1 trial`, `2 trials`."""
     return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
-
-
-def _shown(item: Coefficient) -> str:
-    if item.value is None:
-        return "-"
-    interval = "" if item.low is None or item.high is None else f"\n[{item.low:.2f}, {item.high:.2f}]"
-    return f"{item.value:.2f}{interval}"

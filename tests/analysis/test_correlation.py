@@ -13,13 +13,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from orchestrator.analysis.correlation import (
-    CorrelationResult,
-    correlate,
-    render,
-    resampled_coefficients,
-    usable_rows,
-)
+from orchestrator.analysis.bootstrap import resampled_coefficients
+from orchestrator.analysis.correlation import CorrelationResult, correlate, usable_rows
+from orchestrator.analysis.render import render
 from orchestrator.errors import UserError
 
 MEASURE = "average_flatness_xi0.5"
@@ -90,7 +86,7 @@ class TestCoefficients:
         x, y = generator.normal(size=(2, 30))
         cells, counts = np.arange(30) // 3, generator.multinomial(10, np.full(10, 0.1), size=50)
         whole = resampled_coefficients(x, y, cells, counts)
-        monkeypatch.setattr("orchestrator.analysis.correlation.VALUES_AT_ONCE", 100)
+        monkeypatch.setattr("orchestrator.analysis.bootstrap.VALUES_AT_ONCE", 100)
         np.testing.assert_allclose(resampled_coefficients(x, y, cells, counts), whole, rtol=1e-12)
 
     def test_point_estimates_by_brute_force(self):

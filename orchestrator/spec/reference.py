@@ -1,0 +1,85 @@
+"""The vocabulary as a page: every name with its parameters, defaults and ranges, from the classes themselves.
+
+python -m orchestrator.spec.reference > docs/sweep-file.md
+"""
+
+import inspect
+import json
+from typing import Any
+
+from orchestrator.spec.base import Component, Registry, Spec
+from orchestrator.spec.data import DATA
+from orchestrator.spec.measures import MEASURES
+from orchestrator.spec.methods import METHODS
+from orchestrator.spec.models import MODELS
+from orchestrator.spec.regularizers import REGULARIZERS
+from orchestrator.spec.sweep import Evaluation, Exclude, Grid, Resources, Sweep, Tracking
+from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, EvaluationAttack, Training
+
+HEAD = """# The sweep file
+
+This page is made from the vocabulary itself by `python -m orchestrator.spec.reference`; a test keeps it up to date.
+A component is given by its name, or as a mapping with `name` and parameters. Inside `data`, `model`, `training`,
+`grid.methods` and `grid.regularizers` a parameter given as a list is one more axis of the grid. Numbers may be written
+as fractions, `8/255`.
+"""
+
+REGISTRIES: tuple[tuple[str, Registry[Any]], ...] = (
+    ("Training methods (`grid.methods`)", METHODS),
+    ("Regularisers (`grid.regularizers`)", REGULARIZERS),
+    ("Measures (`evaluation.measures`)", MEASURES),
+    ("Networks (`model`)", MODELS),
+    ("Data sets (`data`)", DATA),
+    ("Optimizers (`training.optimizer`)", OPTIMIZERS),
+    ("Schedules (`training.schedule`)", SCHEDULES),
+)
+SECTIONS: tuple[tuple[str, type[Spec]], ...] = (
+    ("Top level", Sweep),
+    ("`training`", Training),
+    ("`training.attack`", Attack),
+    ("`grid`", Grid),
+    ("`grid.exclude`", Exclude),
+    ("`evaluation`", Evaluation),
+    ("`attack` of a measure", EvaluationAttack),
+    ("`resources`", Resources),
+    ("`tracking`", Tracking),
+)
+
+
+def reference() -> str:
+    """The whole page in Markdown."""
+    parts = [HEAD, "\n## Sections\n"]
+    for title, spec in SECTIONS:
+        parts += [f"\n### {title}\n", f"\n{inspect.getdoc(spec)}\n", _parameters(spec)]
+    for title, registry in REGISTRIES:
+        parts.append(f"\n## {title}\n")
+        for name, cls in registry.classes().items():
+            parts += [f"\n### `{name}`\n", f"\n{inspect.getdoc(cls)}\n", _parameters(cls)]
+    return "".join(parts)
+
+
+def _parameters(spec: type[Spec]) -> str:
+    rows = []
+    for name, field in spec.model_fields.items():
+        if name == "name" and issubclass(spec, Component):
+            continue
+        default = "required" if field.is_required() else f"`{_default(field.get_default(call_default_factory=True))}`"
+        text = " ".join((field.description or "").split()).replace("|", "\\|")
+        rows.append(f"| `{name}` | {default} | {text} |\n")
+    return "".join(["\n| parameter | default | |\n|---|---|---|\n", *rows]) if rows else ""
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, Component):
+        return value.name
+    if isinstance(value, Spec):
+        return "see its section"
+    if isinstance(value, tuple):
+        return f"[{', '.join(_default(item) for item in value)}]"
+    if isinstance(value, float):
+        return f"{value:g}"
+    return json.dumps(value) if value is None or isinstance(value, bool | str) else str(value)
+
+
+if __name__ == "__main__":
+    print(reference(), end="")
