@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from orchestrator.spec.base import canonical
-from orchestrator.spec.data import Data
+from orchestrator.spec.data import Data, Npz
 from workers.data.arrays import Arrays, BadArraysError
 from workers.failures import DataError
 from workers.seeding import generator
@@ -54,11 +54,17 @@ def load_splits(spec: Data, device: torch.device) -> Splits:
     Raises:
         DataError: the data cannot be read or are too few for the sizes asked for.
     """
-    return _cached(spec, str(canonical(spec)), device)
+    return _cached(spec, _stamp(spec), device)
+
+
+def _stamp(spec: Data) -> int:
+    """Changes when the file does, so that a warm worker reads it again."""
+    file = Path(spec.path) if isinstance(spec, Npz) else None
+    return file.stat().st_mtime_ns if file and file.exists() else 0
 
 
 @lru_cache(maxsize=2)
-def _cached(spec: Data, _identity: str, device: torch.device) -> Splits:
+def _cached(spec: Data, _version: int, device: torch.device) -> Splits:
     try:
         arrays: Arrays = spec.load()(spec)
     except BadArraysError as error:

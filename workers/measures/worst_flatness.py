@@ -44,7 +44,7 @@ def worst_flatness(
     values: dict[str, float] = {}
     parameters = perturbed_tensors(model)
     for xi in settings.xi:
-        worst = float("-inf")
+        losses = []
         for restart in range(settings.restarts):
             with restored(parameters) as originals:
                 joint = JointAscent(model, parameters, originals, images, budget, settings, xi)
@@ -52,8 +52,9 @@ def worst_flatness(
                 if settings.protocol == "matched":
                     attacked = yield from robust_examples.steps(model, images, budget, settings.batch_size, seed)
                     found = attacked.mean_loss()
-            worst = max(worst, found)
-        values[settings.key(xi)] = worst - reference.mean_loss()
+            losses.append(found)
+        # torch's maximum, unlike Python's, keeps a NaN
+        values[settings.key(xi)] = float(torch.tensor(losses, dtype=torch.float64).max()) - reference.mean_loss()
     return values
 
 
