@@ -309,11 +309,18 @@ def _table(sweep: str, places: "Places") -> "tuple[SweepFile, pd.DataFrame]":
 
 
 def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
-    """Says what a submit or rerun did; exit code 1 if trials failed, 130 if it was stopped."""
+    """Says what a submit or rerun did, and puts table and figures on the sweep's run if anything changed.
+
+    Exit code 1 if trials failed, 130 if it was stopped.
+    """
+    from orchestrator.analysis.answer import publish
+    from orchestrator.plan import Action
     from orchestrator.show import plan_matrix, plan_sentence
     from orchestrator.tracking import tracking_uri
 
-    failed = [entry for entry in done.after.entries if entry.action.value == "failed"]
+    if done.launched and done.after.counts()[Action.DONE]:
+        publish(file.sweep, _existing_store(file))
+    failed = [entry for entry in done.after.entries if entry.action is Action.FAILED]
     if as_json:
         _print_json({"launched": done.launched, "interrupted": done.interrupted} | _plan_json(done.after))
     else:

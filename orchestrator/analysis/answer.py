@@ -1,11 +1,13 @@
 """The question a sweep was made for: table, correlation and figures, in the sweep's folder and on its MLflow run."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.analysis.correlation import CorrelationResult
+from orchestrator.analysis.correlation import CorrelationResult, flatness_columns
 from orchestrator.analysis.correlation import correlate as correlate_table
 from orchestrator.analysis.figures import scatter
 from orchestrator.analysis.table import finished, trial_table
@@ -31,7 +33,11 @@ class Answer:
 
 
 def answer(
-    sweep: Sweep, store: Store, measures: list[str] | None, targets: list[str] | None, folder: Path | None = None
+    sweep: Sweep,
+    store: Store,
+    measures: list[str] | None = None,
+    targets: list[str] | None = None,
+    folder: Path | None = None,
 ) -> Answer:
     """Correlates over the finished trials, writes table and figures, and logs them to the sweep's own run.
 
@@ -50,21 +56,15 @@ def answer(
     if usable.empty:
         raise UserError(f"no trial of '{sweep.name}' has finished yet; `flatsweep status` shows where they are")
     correlation = correlate_table(usable, measures, targets)
-    place = folder or Path(sweep.storage) / sweep.name / FOLDER
-    try:
-        place.mkdir(parents=True, exist_ok=True)
+    with _writing(folder or Path(sweep.storage) / sweep.name / FOLDER) as place:
         files = [place / "table.csv", place / "correlation.json"]
         table.to_csv(files[0], index=False)
         files[1].write_text(json.dumps(correlation.as_dict(), indent=2))
-        first_target = correlation.pairs[0].target if correlation.pairs else None
+        first_target = correlation.pairs[0].target
         for pair in correlation.pairs:
             if pair.target == first_target:
                 files += scatter(usable, pair.measure, pair.target, place / f"{pair.target}-vs-{pair.measure}")
-    except OSError as error:
-        raise UserError(f"cannot write in {place}: {error.strerror or error}") from error
-    parent = store.parent_run(sweep.name)
-    if parent is not None:
-        store.log_files(parent, files, FOLDER)
+    _log(store, sweep, files)
     left_out = table[table["state"] != "finished"]
     notes = [
         f"not used: {cell} | {regularizer} | seed {seed}: {error_class or state}"
@@ -73,3 +73,29 @@ def answer(
         ].itertuples(index=False)
     ]
     return Answer(correlation, tuple(files), tuple(notes))
+
+
+def publish(sweep: Sweep, store: Store) -> None:
+    """Puts the table, and correlation and figures where there is flatness to correlate, on the sweep's own run."""
+    table = trial_table(sweep, store.trial_runs(sweep.name))
+    if flatness_columns(finished(table)):
+        answer(sweep, store)
+        return
+    with _writing(Path(sweep.storage) / sweep.name / FOLDER) as place:
+        table.to_csv(place / "table.csv", index=False)
+    _log(store, sweep, [place / "table.csv"])
+
+
+@contextlib.contextmanager
+def _writing(place: Path) -> Iterator[Path]:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        yield place
+    except OSError as error:
+        raise UserError(f"cannot write in {place}: {error.strerror or error}") from error
+
+
+def _log(store: Store, sweep: Sweep, files: list[Path]) -> None:
+    parent = store.parent_run(sweep.name)
+    if parent is not None:
+        store.log_files(parent, files, FOLDER)

@@ -160,7 +160,7 @@ def correlate(
         raise UserError(f"level is {level:g}: give a number between 0 and 1, such as 0.95")
     if seed < 0:
         raise UserError(f"the seed of the bootstrap is {seed}: give 0 or more")
-    measures = _columns(table, measures, [str(c) for c in table if _is_flatness(str(c))], "measure")
+    measures = _columns(table, measures, flatness_columns(table), "measure")
     targets = _columns(table, targets, [c for c in TARGETS if c in table], "target")
     columns = list(dict.fromkeys([*measures, *targets]))
     rows, left_out = usable_rows(table, columns)
@@ -177,6 +177,11 @@ def correlate(
         left_out=tuple(left_out),
         notes=tuple(_notes(rows, pairs)),
     )
+
+
+def flatness_columns(table: pd.DataFrame) -> list[str]:
+    """Columns with average- or worst-case flatness, without standard errors."""
+    return [name for name in map(str, table) if name.startswith(FLATNESS) and not name.endswith("_se")]
 
 
 def usable_rows(table: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFrame, list[LeftOut]]:
@@ -328,10 +333,6 @@ def _who(row: "pd.Series[Any]") -> tuple[str, str]:
     """A trial's id, and its label for people."""
     parts = [row["method"], row["regularizer"], row["setting"], f"seed {row['seed']}"]
     return str(row["trial_id"]), " | ".join(str(part) for part in parts if part)
-
-
-def _is_flatness(column: str) -> bool:
-    return column.startswith(FLATNESS) and not column.endswith("_se")
 
 
 def _is_constant(values: Floats) -> bool:
