@@ -283,7 +283,7 @@ def _spread(rows: pd.DataFrame, column: str) -> Spread:
 def _notes(rows: pd.DataFrame, pairs: Sequence[Pair]) -> list[str]:
     """What a reader has to keep in mind, one line each."""
     notes = []
-    if any(_is_flatness(pair.measure) for pair in pairs):
+    if flatness_columns(rows[[pair.measure for pair in pairs]]):
         notes.append(
             "A larger flatness value means a sharper robust loss: a positive coefficient says that "
             "flatter networks have the smaller target."
