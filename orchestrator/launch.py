@@ -130,7 +130,8 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    # Tune's own record of the experiment is for Tuner.restore, which flatsweep does not use
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work

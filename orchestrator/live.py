@@ -40,6 +40,7 @@ class LiveView(Callback):  # type: ignore[misc]
         self._total, self._before = len(labels) + done, done
         self._running: dict[str, Line] = {}
         self._finished: dict[str, float] = {}
+        self._side_by_side = 1  # most trials seen running at once
         self._failed: list[tuple[str, str]] = []
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._said = time.monotonic()
@@ -63,6 +64,7 @@ class LiveView(Callback):  # type: ignore[misc]
         name = str(trial)
         again = name in self._running
         self._running.setdefault(name, Line(self._labels.get(name, name), time.monotonic()))
+        self._side_by_side = max(self._side_by_side, len(self._running))
         if not self._live:
             self._say(f"{'restarted' if again else 'started'}  {self._labels.get(name, name)}")
 
@@ -110,7 +112,7 @@ class LiveView(Callback):  # type: ignore[misc]
         if not self._finished or not left:
             return None
         mean = sum(self._finished.values()) / len(self._finished)
-        return mean * left / max(1, len(self._running))
+        return mean * left / self._side_by_side
 
     def _refresh(self) -> None:
         if self._live:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from orchestrator.errors import UserError
 from orchestrator.spec.data import Data, Npz, Torchvision
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import database_file, tracking_uri
+from orchestrator.tracking import database_file, database_problem, tracking_uri
 from workers.data.arrays import BadArraysError
 
 
@@ -57,22 +57,12 @@ def _is_pseudo(folder: Path) -> bool:
 def _tracking_problem(sweep: Sweep) -> str | None:
     uri = tracking_uri(sweep)
     if (file := database_file(uri)) is not None:
-        return _database_problem(file)
+        return database_problem(file)
     parts = urlsplit(uri)
     if parts.scheme in {"http", "https"}:
         return _server_problem(uri, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
     if parts.scheme in {"", "file"}:
         return f"tracking: MLflow no longer writes to plain folders ({uri}); use sqlite:///FILE or a server's address"
-    return None
-
-
-def _database_problem(file: Path) -> str | None:
-    if file.is_dir():
-        return f"tracking: {file} is a folder, not an SQLite file"
-    if file.exists() and file.stat().st_size:
-        with file.open("rb") as content:
-            if content.read(16) != b"SQLite format 3\x00":
-                return f"tracking: {file} is not an SQLite file"
     return None
 
 

@@ -35,6 +35,17 @@ def database_file(uri: str) -> Path | None:
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
+def database_problem(file: Path) -> str | None:
+    """What keeps a file from being an SQLite store; None for a good one and for one that is still to be made."""
+    if file.is_dir():
+        return f"tracking: {file} is a folder, not an SQLite file"
+    if file.exists() and file.stat().st_size:
+        with file.open("rb") as content:
+            if content.read(16) != b"SQLite format 3\x00":
+                return f"tracking: {file} is not an SQLite file"
+    return None
+
+
 @dataclass(frozen=True)
 class TrialRun:
     """What the store holds of one trial."""
@@ -85,6 +96,8 @@ class Store:
         """
         uri = tracking_uri(sweep)
         if (file := database_file(uri)) is not None:
+            if problem := database_problem(file):  # MLflow would try for half a minute and end in a traceback
+                raise UserError(problem)
             file.parent.mkdir(parents=True, exist_ok=True)
         return cls(uri, sweep.experiment, Path(sweep.storage) / "artifacts")
 

@@ -1,0 +1,46 @@
+"""What only Ray can tell: a trial too large for every node, and an address where no Ray is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sweeping import Place, run_inside
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def refused(place: Place, *words: str) -> str:
+    done = place.run("submit", *words, timeout=200)
+    assert done.returncode == 2, (done.stdout, done.stderr)
+    assert done.stderr.count("error: ") == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def left(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """No trial began, and the next submit would run them all."""
+    assert {run.info.status for run in place.runs()} <= {"SCHEDULED"}
+    assert not any(place.trial_folder(trial_id).exists() for trial_id in place.trials())
+    assert run_inside("plan", str(place.file), "--json") == 0
+    assert json.loads(capsys.readouterr().out)["counts"] == {"run": 2}
+
+
+def test_resources_that_no_node_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Place(tmp_path, "large", resources={"cpu": 10_000, "gpu": 3})
+    message = refused(place)
+    assert "resources: a trial wants 10000 CPU and 3 GPU on one node; nodes have: " in message
+    left(place, capsys)
+
+
+def test_no_ray_at_the_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Place(tmp_path, "nowhere")
+    message = refused(place, "--address", "127.0.0.1:1")
+    assert "cannot use Ray at '127.0.0.1:1'" in message
+    left(place, capsys)
+
+
+def test_an_address_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = Place(tmp_path, "http")
+    message = refused(place, "--address", "http://127.0.0.1:1")
+    assert "cannot use Ray at 'http://127.0.0.1:1'" in message
+    left(place, capsys)

@@ -1,0 +1,176 @@
+"""Runs brought in line with journals, on a real SQLite store, without Ray."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from orchestrator.plan import Action, make_plan
+from orchestrator.sink import RunSink
+from orchestrator.spec.loading import load_sweep_file
+from orchestrator.spec.sweep import Sweep, Trial
+from orchestrator.submit import close_orphans, rerun_failed
+from orchestrator.tracking import Store, TrialRun
+from workers.journal import Journal, Record
+from workers.storage import Folder
+
+TEXT = "name: x\ngrid:\n  methods: [at, trades]\n  seeds: [0, 1, 2, 3]\n"
+
+
+@dataclass(frozen=True)
+class Place:
+    store: Store
+    sweep: Sweep
+    parent: str
+    base: Path
+
+    def new_run(self, trial: Trial, state: str = "running") -> str:
+        run_id = self.store.create_trial_run(trial, self.sweep.evaluation, "x", self.parent, self.base)
+        self.store.set_state(run_id, state)
+        return run_id
+
+    def folder(self, trial: Trial) -> Folder:
+        return Folder(f"{self.sweep.storage}/x/{trial.trial_id}")
+
+    def run(self, run_id: str) -> TrialRun:
+        return next(run for run in self.store.trial_runs("x") if run.run_id == run_id)
+
+    def points(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        return [(point.step, point.value) for point in self.store.client.get_metric_history(run_id, key)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    base = tmp_path_factory.mktemp("store")
+    (base / "s.yaml").write_text(TEXT + f"tracking: {{uri: 'sqlite:///{base}/m.db'}}\n")
+    sweep = load_sweep_file(base / "s.yaml").sweep
+    store = Store.of(sweep)
+    store.prepare()
+    return Place(store, sweep, store.open_parent(sweep, TEXT, base), base)
+
+
+@pytest.fixture
+def place(made: Place) -> Place:
+    """The store, emptied."""
+    for run in made.store.trial_runs("x"):
+        made.store.client.delete_run(run.run_id)
+    return made
+
+
+def epoch(step: int, time_ms: int = 0) -> list[Record]:
+    more = {"time_ms": time_ms} if time_ms else {}
+    return [Record("metric", "train/loss", value=2.0 / step, step=step, **more)]
+
+
+def states(journal: Journal) -> list[str]:
+    return [record.text for record in journal.records if record.kind == "state"]
+
+
+def test_a_trial_that_ended_unheard_is_closed_with_its_values(place: Place) -> None:
+    trial = place.sweep.trials()[0]
+    run_id = place.new_run(trial)
+    records = [Record("state", "state", text="running"), *epoch(1), *epoch(2)]
+    values = [Record("metric", "robust_loss_gap", value=0.25, step=2), Record("tag", "weights", text="abc")]
+    Journal(place.folder(trial)).add([*records, *values, Record("state", "state", text="finished")])
+    assert [run.run_id for run in close_orphans(place.store, place.sweep)] == [run_id]
+    run = place.run(run_id)
+    assert (run.status, run.state) == ("FINISHED", "finished")
+    assert (run.metrics["robust_loss_gap"], run.tags["weights"]) == (0.25, "abc")
+    assert place.points(run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
+    assert close_orphans(place.store, place.sweep) == []
+
+
+def test_a_trial_that_did_not_end_is_interrupted(place: Place) -> None:
+    trial = place.sweep.trials()[1]
+    run_id = place.new_run(trial)
+    Journal(place.folder(trial)).add([Record("state", "state", text="running"), *epoch(1)])
+    close_orphans(place.store, place.sweep)
+    run = place.run(run_id)
+    assert (run.status, run.state, run.error_class) == ("KILLED", "interrupted", "")
+    assert place.points(run_id, "train/loss") == [(1, 2.0)]
+    assert states(Journal(place.folder(trial))) == ["running", "interrupted"]
+
+
+def test_a_trial_that_failed_unheard_is_failed(place: Place) -> None:
+    trial = place.sweep.trials()[2]
+    run_id = place.new_run(trial)
+    tags = [Record("tag", "error_class", text="diverged"), Record("tag", "error", text="boom")]
+    Journal(place.folder(trial)).add(
+        [Record("state", "state", text="running"), *tags, Record("state", "state", text="failed")]
+    )
+    close_orphans(place.store, place.sweep)
+    run = place.run(run_id)
+    assert (run.status, run.state, run.error_class, run.error) == ("FAILED", "failed", "diverged", "boom")
+
+
+def test_a_lost_trial_is_failed_as_lost(place: Place) -> None:
+    trial, other = place.sweep.trials()[3:5]
+    lost, untouched = place.new_run(trial), place.new_run(other, "interrupted")
+    Journal(place.folder(trial)).add([Record("state", "state", text="running"), *epoch(1)])
+    close_orphans(place.store, place.sweep, frozenset({trial.trial_id}))
+    run = place.run(lost)
+    assert (run.status, run.state, run.error_class) == ("FAILED", "failed", "worker_lost")
+    assert place.run(untouched).state == "interrupted"
+    journal = Journal(place.folder(trial))
+    assert states(journal) == ["running", "failed"]
+
+
+def test_a_run_without_folder_is_interrupted(place: Place) -> None:
+    run_id = place.new_run(place.sweep.trials()[5])
+    close_orphans(place.store, place.sweep)
+    assert (place.run(run_id).status, place.run(run_id).state) == ("KILLED", "interrupted")
+    assert not (Path(place.sweep.storage) / "x" / place.sweep.trials()[5].trial_id).exists()
+
+
+@pytest.mark.parametrize("state", ["pending", "interrupted", "finished", "failed"])
+def test_a_closed_run_is_left_alone(state: str, place: Place) -> None:
+    trial = place.sweep.trials()[6]
+    run_id = place.new_run(trial, state)
+    before = place.run(run_id)
+    assert close_orphans(place.store, place.sweep) == []
+    assert place.run(run_id) == before
+
+
+def test_sending_again_adds_nothing(place: Place) -> None:
+    run_id = place.new_run(place.sweep.trials()[0])
+    records = [*epoch(1, 1000), *epoch(2, 2000), Record("tag", "weights", text="abc")]
+    RunSink(place.store.uri, run_id).send(records)
+    sink = RunSink(place.store.uri, run_id)
+    sink.send(records)
+    sink.send(records)
+    assert place.points(run_id, "train/loss") == [(1, 2.0), (2, 1.0)]
+
+
+def test_after_a_lost_folder_only_new_values_are_sent(place: Place) -> None:
+    run_id = place.new_run(place.sweep.trials()[0])
+    RunSink(place.store.uri, run_id).send([*epoch(1, 1000), *epoch(2, 2000)])
+    # trained again from nothing: the same values at another time, and one epoch more
+    RunSink(place.store.uri, run_id).send([*epoch(1, 5000), *epoch(2, 6000), *epoch(3, 7000)])
+    assert place.points(run_id, "train/loss") == [(1, 2.0), (2, 1.0), (3, 2.0 / 3)]
+
+
+def test_many_values_and_a_long_tag_fit(place: Place) -> None:
+    run_id = place.new_run(place.sweep.trials()[0])
+    many = [Record("metric", "train/loss", value=float(step), step=step) for step in range(2500)]
+    RunSink(place.store.uri, run_id).send([*many, Record("tag", "error", text="x" * 20_000)])
+    assert len(place.points(run_id, "train/loss")) == 2500
+    assert place.run(run_id).tags["error"].startswith("xxx")
+
+
+def test_rerun_takes_the_failed_ones(place: Place) -> None:
+    trials = place.sweep.trials()
+    failed = place.new_run(trials[0], "failed")
+    place.store.set_state(failed, "failed", {"error_class": "diverged", "error": "boom"})
+    other = place.new_run(trials[1], "failed")
+    place.store.set_state(other, "failed", {"error_class": "bad_data", "error": "bang"})
+    plan = make_plan(place.sweep, place.store.trial_runs("x"))
+    assert plan.counts()[Action.FAILED] == 2
+    none = rerun_failed(frozenset(), "out_of_memory", False)(place.store, plan)
+    assert none.entries == ()
+    assert place.run(failed).state == "failed"
+    again = rerun_failed(frozenset(), "diverged", False)(place.store, plan)
+    assert [entry.trial_id for entry in again.entries] == [trials[0].trial_id]
+    assert again.entries[0].action.launches
+    run = place.run(failed)
+    assert (run.state, run.error_class, run.error) == ("pending", "", "")
+    assert place.run(other).state == "failed"

@@ -1,0 +1,125 @@
+"""The tidy table: a row for every cell, whatever became of it."""
+
+from dataclasses import replace
+
+import pytest
+
+from orchestrator.analysis.table import SETTINGS, STATES, finished, setting_labels, trial_table
+from orchestrator.spec.sweep import Sweep
+from orchestrator.tracking import TrialRun
+
+
+def a_sweep(**changes: object) -> Sweep:
+    base = {"name": "x", "grid": {"methods": ["at"], "seeds": [0, 1, 2, 3, 4]}}
+    return Sweep.model_validate(base | changes)
+
+
+SWEEP = a_sweep()
+EVALUATED = SWEEP.evaluation.evaluation_id
+
+
+def a_run(index: int, state: str, evaluation: str = EVALUATED, **metrics: float) -> TrialRun:
+    trial = SWEEP.trials()[index]
+    values = {"robust_loss_gap": 0.5, "cost/train_seconds": 3.0, "train/loss": 1.5} | metrics
+    tags = {"attempt": "2"}
+    return TrialRun(f"r{index}", trial.trial_id, "", state, evaluation, "", "", tags, values, {})
+
+
+RUNS = [
+    a_run(4, "running", "", robust_loss_gap=9.0),
+    replace(a_run(1, "failed", ""), error_class="diverged", error="boom"),
+    a_run(2, "finished", "another"),
+    a_run(3, "finished"),
+]
+TABLE = trial_table(SWEEP, RUNS)
+
+
+def row(index: int) -> dict[str, object]:
+    return dict(TABLE.iloc[index])
+
+
+def test_one_row_per_cell_in_the_order_of_the_grid() -> None:
+    assert list(TABLE["trial_id"]) == [trial.trial_id for trial in SWEEP.trials()]
+    assert list(TABLE["seed"]) == [0, 1, 2, 3, 4]
+    assert list(TABLE["state"]) == ["missing", "failed", "measured otherwise", "finished", "running"]
+
+
+def test_columns_stand_in_order() -> None:
+    columns = list(TABLE.columns)
+    assert columns[: len(SETTINGS) + len(STATES)] == [*SETTINGS, *STATES]
+    assert columns[len(SETTINGS) + len(STATES) :] == ["robust_loss_gap", "cost_train_seconds", "train_loss"]
+
+
+def test_a_missing_trial_has_no_values() -> None:
+    found = row(0)
+    assert (found["attempt"], found["run_id"], found["error_class"]) == (0, "", "")
+    assert TABLE.iloc[0][["robust_loss_gap", "cost_train_seconds"]].isna().all()
+
+
+def test_a_failed_trial_says_why() -> None:
+    found = row(1)
+    assert (found["error_class"], found["error"], found["attempt"]) == ("diverged", "boom", 2)
+
+
+def test_values_of_other_settings_are_left_out() -> None:
+    for index in (1, 2, 4):
+        assert TABLE["robust_loss_gap"].isna()[index]
+        assert row(index)["cost_train_seconds"] == 3.0
+        assert row(index)["train_loss"] == 1.5
+
+
+def test_a_finished_trial_has_its_values() -> None:
+    found = row(3)
+    assert (found["robust_loss_gap"], found["run_id"], found["evaluation_id"]) == (0.5, "r3", EVALUATED)
+    assert list(finished(TABLE)["run_id"]) == ["r3"]
+
+
+def test_a_run_that_is_no_longer_asked_for_is_no_row() -> None:
+    smaller = a_sweep(grid={"methods": ["at"], "seeds": [0]})
+    assert len(trial_table(smaller, RUNS)) == 1
+
+
+def test_without_any_run() -> None:
+    table = trial_table(SWEEP, [])
+    assert set(table["state"]) == {"missing"} and finished(table).empty
+
+
+def attack(**changes: object) -> dict[str, object]:
+    return {"training": {"attack": {"eps": 0.1, "step_size": 0.05, "steps": 2} | changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({}, {""}),
+        ({"training": {"optimizer": {"name": "sgd", "lr": [0.1, 0.05]}}}, {"lr=0.1", "lr=0.05"}),
+        ({"training": {"epochs": [1, 2]}, "model": {"name": "small_preact_resnet", "width": [4]}},
+         {"epochs=1", "epochs=2"}),
+        ({"model": {"name": "small_preact_resnet", "width": [4, 8]}, **attack(steps=[1, 2])},
+         {f"width={width}, steps={steps}" for width in (4, 8) for steps in (1, 2)}),
+    ],
+    ids=["nothing varies", "lr", "an axis of one", "two axes"],
+)  # fmt: skip
+def test_setting_labels(changes: dict[str, object], labels: set[str]) -> None:
+    trials = a_sweep(**changes).trials()
+    found = setting_labels(trials)
+    assert len(found) == len(trials)
+    assert set(found) == labels
+
+
+def test_one_name_at_two_places_is_written_out() -> None:
+    # batch_size and epochs are unique; `name` of schedule and of optimizer differ only in their place
+    sweep = a_sweep(training={"schedule": {"name": "multistep", "milestones": [3]}})
+    one = sweep.trials()[0]
+    training = one.training
+    two = one.model_copy(
+        update={
+            "training": training.model_copy(
+                update={
+                    "optimizer": training.optimizer.model_copy(update={"name": "other"}),
+                    "schedule": training.schedule.model_copy(update={"name": "else"}),
+                }
+            )
+        }
+    )
+    assert setting_labels([one, two])[1] == "training.optimizer.name=other, training.schedule.name=else"
