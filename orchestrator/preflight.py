@@ -12,14 +12,19 @@ from orchestrator.tracking import database_file, database_problem, tracking_uri
 from workers.data.arrays import BadArraysError
 
 
-def check(sweep: Sweep) -> None:
+def check(sweep: Sweep, address: str | None = None) -> None:
     """Refuses a sweep that could not run.
+
+    Args:
+        sweep: with absolute paths.
+        address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
 
     Raises:
         UserError: with every problem found, one line each.
     """
     problems = [problem for data in sweep.data if (problem := _data_problem(data))]
-    problems += [problem for problem in (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep)) if problem]
+    places = (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep), _address_problem(address))
+    problems += [problem for problem in places if problem]
     if problems:
         raise UserError("\n".join(problems))
 
@@ -72,3 +77,22 @@ def _server_problem(uri: str, host: str | None, port: int) -> str | None:
             return None
     except OSError as error:
         return f"tracking: no answer from the tracking server {uri}: {error}"
+
+
+def _address_problem(address: str | None) -> str | None:
+    """Ray itself tries an address where nobody listens for many minutes."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address or address in {"local", "auto"}:
+        return None
+    parts = urlsplit(address if "://" in address else f"//{address}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if parts.scheme not in {"", "ray"} or not host or (port is None and not parts.scheme):
+        return f"address: '{address}' is no address of a Ray cluster; give host:port, such as 10.0.0.5:6379"
+    try:
+        with socket.create_connection((host, port or 10001), timeout=5):
+            return None
+    except OSError as error:
+        return f"address: no answer from Ray at {address}: {error}"

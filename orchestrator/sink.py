@@ -38,20 +38,27 @@ class RunSink:
         return MlflowClient(tracking_uri=self._uri)
 
     @cached_property
-    def _recorded(self) -> set[tuple[str, int, float]]:
-        """What the run holds already: a trial whose folder was lost records the same values at another time."""
-        keys = self._client.get_run(self._run_id).data.metrics
-        return {(m.key, m.step, m.value) for key in keys for m in self._client.get_metric_history(self._run_id, key)}
+    def _recorded(self) -> dict[tuple[str, int], dict[int, float]]:
+        """What the run holds already: for each metric and step, its values by time."""
+        recorded: dict[tuple[str, int], dict[int, float]] = {}
+        for key in self._client.get_run(self._run_id).data.metrics:
+            for point in self._client.get_metric_history(self._run_id, key):
+                recorded.setdefault((key, point.step), {})[point.timestamp] = point.value
+        return recorded
+
+    def _is_new(self, record: Record) -> bool:
+        """Whether the run lacks it; a trial whose folder was lost records the same values at another time."""
+        values = self._recorded.get((record.key, record.step), {})
+        return record.time_ms not in values and (not values or values[max(values)] != record.value)
 
     def send(self, records: Sequence[Record]) -> None:
         """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""
-        metrics = [
-            Metric(record.key, record.value, record.time_ms, record.step)
-            for record in records
-            if record.kind == "metric" and (record.key, record.step, record.value) not in self._recorded
-        ]
+        metrics = [record for record in records if record.kind == "metric" and self._is_new(record)]
         for low in range(0, len(metrics), MAX_METRICS):
-            self._client.log_batch(self._run_id, metrics=metrics[low : low + MAX_METRICS])
+            part = metrics[low : low + MAX_METRICS]
+            self._client.log_batch(self._run_id, metrics=[Metric(m.key, m.value, m.time_ms, m.step) for m in part])
+            for record in part:
+                self._recorded.setdefault((record.key, record.step), {})[record.time_ms] = record.value
         tags = {record.key: record.text for record in records if record.kind == "tag"}
         states = [record.text for record in records if record.kind == "state"]
         if states:

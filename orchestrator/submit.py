@@ -56,16 +56,17 @@ def submit(
         UserError: the sweep cannot run, or another driver runs it.
     """
     sweep = file.sweep
-    check(sweep)
+    check(sweep, address)
     with driver_lock(sweep):
         store = Store.of(sweep)
         close_orphans(store, sweep)
         plan = make_plan(sweep, store.trial_runs(sweep.name))
+        parent_left = store.settle_parent(sweep.name, "interrupted" if plan.to_launch() else "finished")
         if prepare:
             plan = prepare(store, plan)
         entries = plan.to_launch()
         if not entries:
-            return Submitted(plan, 0, False, plan, store.parent_run(sweep.name))
+            return Submitted(plan, 0, False, plan, parent_left)
         store.prepare()
         remember(file)
         base = file.path.parent

@@ -170,6 +170,16 @@ class Store:
             self.client.set_tag(run_id, TAG + "state", state)
             set_status(self.client, run_id, state)
 
+    def settle_parent(self, sweep_name: str, state: str) -> str | None:
+        """Id of the sweep's own run; it is closed with `state` if a driver that died left it RUNNING."""
+        found = self._search(sweep_name, "sweep")
+        if not found:
+            return None
+        run_id = str(found[0].info.run_id)
+        if found[0].info.status == "RUNNING":
+            self.close_parent(run_id, state)
+        return run_id
+
     def log_files(self, run_id: str, files: Iterable[Path], folder: str | None = None) -> None:
         """Logs files as artifacts of a run."""
         with self._reached():
@@ -257,6 +267,8 @@ def _quiet() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # a server's runs announce themselves on stdout, in the middle of --json
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_TRUNCATE_LONG_VALUES", "false")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)

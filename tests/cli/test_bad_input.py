@@ -101,6 +101,11 @@ CASES = {
     "no database": Case("submit s.yaml", "mlflow.db is not an SQLite file", before=garbage),
     "no database, status": Case("status s.yaml", "mlflow.db is not an SQLite file", before=garbage),
     "database is a folder": Case("submit s.yaml", "is a folder, not an SQLite file", before=folder("runs/mlflow.db")),
+    # Ray
+    "no Ray": Case("submit s.yaml --address 127.0.0.1:{port}", "address: no answer from Ray at 127.0.0.1:"),
+    "Ray by http": Case("submit s.yaml --address http://127.0.0.1:{port}", "is no address of a Ray cluster"),
+    "Ray without port": Case("submit s.yaml --address head", "is no address of a Ray cluster"),
+    "Ray with a port that is none": Case("submit s.yaml --address head:x", "is no address of a Ray cluster"),
     # storage
     "storage without permission": Case("submit s.yaml --storage /proc/x", "storage: no permission to write in /proc"),
     "storage is a file": Case("submit s.yaml", "runs is not a folder", before=file("runs", b"x")),
@@ -194,6 +199,14 @@ def test_tracking_server_of_the_environment(
     )
 
 
+def test_ray_address_of_the_environment(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(GOOD)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    assert f"no answer from Ray at 127.0.0.1:{port}" in refused(monkeypatch, capsys, "submit", "s.yaml")
+
+
 def test_every_problem_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -229,6 +242,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for key in keys:
         store.client.log_metric(ids[0], key, 0.5, step=20)
     store.set_state(ids[0], "finished", {"evaluation_id": sweep.evaluation.evaluation_id})
+    store.close_parent(parent, "interrupted")
     (top / "runs" / "x").mkdir()
     return top
 

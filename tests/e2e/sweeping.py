@@ -95,7 +95,7 @@ class Place:
 
     # the command
 
-    def run(self, command: str, *words: str, timeout: float = 280, **env: str) -> subprocess.CompletedProcess[str]:
+    def run(self, command: str, *words: str, timeout: float = 400, **env: str) -> subprocess.CompletedProcess[str]:
         with self.started(command, *words, **env) as process:
             code = process.wait(timeout)
         return subprocess.CompletedProcess([command], code, self.output("stdout"), self.output("stderr"))
@@ -178,7 +178,7 @@ class Place:
         return {path.name: path.stat().st_mtime_ns for path in (self.trial_folder(trial_id) / part).iterdir()}
 
 
-def wait_for(condition: Callable[[], Any], what: str, timeout: float = 150) -> None:
+def wait_for(condition: Callable[[], Any], what: str, timeout: float = 280) -> None:
     until = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < until, f"waited {timeout:g} s in vain: {what}"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sweeping import BASE, Place, Recorded, each_epoch_once, run_inside
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 EPOCHS = 3
 TRAINING = BASE["training"] | {"epochs": EPOCHS, "optimizer": {"name": "sgd", "lr": [0.05, 1e6]}}

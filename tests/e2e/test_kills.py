@@ -20,7 +20,7 @@ from workers.layout import parse_checkpoint
 from workers.storage import Folder
 from workers.trial import run_trial
 
-pytestmark = pytest.mark.timeout(500)
+pytestmark = pytest.mark.timeout(900)
 
 EPOCHS = 60
 TRAINING = BASE["training"] | {"epochs": EPOCHS}
@@ -109,7 +109,7 @@ def stopped(driver_killed: Stage, place: Place, ids: list[str]) -> Stage:
         scratch = (place.trial_folder(".driver.scratch")).read_text()
         workers = tuple(int(place.journal_tag(trial_id, "pid")) for trial_id in ids)
         process.send_signal(signal.SIGINT)
-        code = process.wait(120)
+        code = process.wait(200)
     return ended(place, ids, code, scratch, workers)
 
 
@@ -153,7 +153,7 @@ def finished(stopped: Stage, place: Place) -> Stage:
         worker = int(place.journal_tag(ids[2], "pid"))
         os.kill(worker, signal.SIGKILL)
         scratch = (place.trial_folder(".driver.scratch")).read_text()
-        code = process.wait(250)
+        code = process.wait(400)
     return ended(place, ids, code, scratch, (worker,))
 
 

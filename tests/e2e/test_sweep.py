@@ -16,7 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from sweeping import BASE, Place, Recorded, each_epoch_once, environment, run_inside
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 GRID = {"methods": ["at", "trades"], "regularizers": ["none", {"name": "label_noise", "rate": 0.3}], "seeds": [0, 1]}
 CELLS = {(method, regularizer) for method in ("at", "trades") for regularizer in ("none", "label_noise(rate=0.3)")}

@@ -1,4 +1,4 @@
-"""What only Ray can tell: a trial too large for every node, and an address where no Ray is."""
+"""What only Ray can tell: a trial is too large for every node."""
 
 import json
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from sweeping import Place, run_inside
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 
 def refused(place: Place, *words: str) -> str:
-    done = place.run("submit", *words, timeout=200)
+    done = place.run("submit", *words, timeout=300)
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert done.stderr.count("error: ") == 1
     assert "Traceback" not in done.stderr
@@ -29,18 +29,4 @@ def test_resources_that_no_node_has(tmp_path: Path, capsys: pytest.CaptureFixtur
     place = Place(tmp_path, "large", resources={"cpu": 10_000, "gpu": 3})
     message = refused(place)
     assert "resources: a trial wants 10000 CPU and 3 GPU on one node; nodes have: " in message
-    left(place, capsys)
-
-
-def test_no_ray_at_the_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = Place(tmp_path, "nowhere")
-    message = refused(place, "--address", "127.0.0.1:1")
-    assert "cannot use Ray at '127.0.0.1:1'" in message
-    left(place, capsys)
-
-
-def test_an_address_that_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = Place(tmp_path, "http")
-    message = refused(place, "--address", "http://127.0.0.1:1")
-    assert "cannot use Ray at 'http://127.0.0.1:1'" in message
     left(place, capsys)

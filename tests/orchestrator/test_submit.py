@@ -131,6 +131,16 @@ def test_a_closed_run_is_left_alone(state: str, place: Place) -> None:
     assert place.run(run_id) == before
 
 
+def test_a_parent_that_a_dead_driver_left_is_settled(place: Place) -> None:
+    assert place.store.open_parent(place.sweep, TEXT, place.base) == place.parent
+    assert place.store.client.get_run(place.parent).info.status == "RUNNING"
+    assert place.store.settle_parent("x", "finished") == place.parent
+    assert place.store.client.get_run(place.parent).info.status == "FINISHED"
+    assert place.store.settle_parent("x", "interrupted") == place.parent  # closed already: left alone
+    assert place.store.client.get_run(place.parent).info.status == "FINISHED"
+    assert place.store.settle_parent("unheard of", "finished") is None
+
+
 def test_sending_again_adds_nothing(place: Place) -> None:
     run_id = place.new_run(place.sweep.trials()[0])
     records = [*epoch(1, 1000), *epoch(2, 2000), Record("tag", "weights", text="abc")]
@@ -147,6 +157,17 @@ def test_after_a_lost_folder_only_new_values_are_sent(place: Place) -> None:
     # trained again from nothing: the same values at another time, and one epoch more
     RunSink(place.store.uri, run_id).send([*epoch(1, 5000), *epoch(2, 6000), *epoch(3, 7000)])
     assert place.points(run_id, "train/loss") == [(1, 2.0), (2, 1.0), (3, 2.0 / 3)]
+
+
+def test_a_value_measured_again_is_the_latest(place: Place) -> None:
+    run_id = place.new_run(place.sweep.trials()[0])
+    records = [
+        Record("metric", "m", value=value, step=2, time_ms=at) for value, at in ((1.0, 10), (2.0, 20), (1.0, 30))
+    ]
+    for until in (1, 2, 3, 3):  # as a journal grows: other settings, then the first ones again
+        RunSink(place.store.uri, run_id).send(records[:until])
+        assert place.run(run_id).metrics["m"] == records[until - 1].value
+    assert place.points(run_id, "m") == [(2, 1.0), (2, 2.0), (2, 1.0)]
 
 
 def test_many_values_and_a_long_tag_fit(place: Place) -> None:
