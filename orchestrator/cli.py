@@ -330,7 +330,7 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
             return
         console.print(plan_matrix(done.after))
         if not done.launched:
-            console.print(f"nothing to run: {plan_sentence(done.after, None)}", highlight=False)
+            console.print(plan_sentence(done.after, None), highlight=False)
         elif done.interrupted:
             console.print(f"stopped; `flatsweep submit {file.path}` goes on from here", highlight=False, markup=False)
         for entry in failed:

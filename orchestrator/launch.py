@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -33,12 +33,14 @@ class Outcome:
     """Ids of trials whose worker or storage was lost more often than `max_retries` allows."""
 
 
-def launch(plan: Plan, run_ids: Mapping[str, str], console: Console, address: str | None = None) -> Outcome:
+def launch(
+    plan: Plan, record: Callable[[], Mapping[str, str]], console: Console, address: str | None = None
+) -> Outcome:
     """Runs every trial of the plan that needs a worker, and returns when all are through or the user stops it.
 
     Args:
         plan: what to run.
-        run_ids: trial id -> MLflow run id.
+        record: makes the runs once Ray is there and a trial fits it; returns trial id -> MLflow run id.
         console: where progress is shown.
         address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
 
@@ -54,6 +56,7 @@ def launch(plan: Plan, run_ids: Mapping[str, str], console: Console, address: st
         _Stop(console) as stop,
     ):
         _check_fits(plan.sweep.resources)
+        run_ids = record()
         from orchestrator.live import LiveView
 
         with LiveView(labels, done, console) as view:

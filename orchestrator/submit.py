@@ -67,27 +67,37 @@ def submit(
         entries = plan.to_launch()
         if not entries:
             return Submitted(plan, 0, False, plan, parent_left)
-        store.prepare()
-        remember(file)
         base = file.path.parent
-        parent = store.open_parent(sweep, file.text, base)
-        state = "failed"
-        try:
-            run_ids = {
+        recorded: dict[str, str] = {}
+
+        def record() -> dict[str, str]:
+            """The runs, made once nothing but the trials themselves can go wrong."""
+            store.prepare()
+            remember(file)
+            recorded["parent"] = store.open_parent(sweep, file.text, base)
+            console.print(
+                f"recording {len(entries)} runs in {store.uri}", markup=False, highlight=False, soft_wrap=True
+            )
+            return {
                 entry.trial_id: entry.run.run_id
                 if entry.run
-                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, parent, base)
+                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, recorded["parent"], base)
                 for entry in entries
             }
-            outcome = launch(plan, run_ids, console, address)
+
+        state = "failed"
+        try:
+            console.print(f"starting Ray for {len(entries)} trials", markup=False, highlight=False)
+            outcome = launch(plan, record, console, address)
             close_orphans(store, sweep, outcome.lost)
             state = "interrupted" if outcome.interrupted else "finished"
         finally:
             if state == "failed":
                 close_orphans(store, sweep)
-            store.close_parent(parent, state)
+            if "parent" in recorded:
+                store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, store.trial_runs(sweep.name))
-        return Submitted(plan, len(entries), outcome.interrupted, after, parent)
+        return Submitted(plan, len(entries), outcome.interrupted, after, recorded["parent"])
 
 
 def close_orphans(store: Store, sweep: Sweep, lost: frozenset[str] = frozenset()) -> list[TrialRun]:

@@ -1,5 +1,8 @@
 """MLflow's own pages on a sweep's store."""
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 
@@ -24,9 +27,17 @@ def serve(sweep: Sweep, port: int) -> None:
         return
     print(f"http://127.0.0.1:{port}/{page}  (Ctrl-C ends it)", flush=True)
     words = ["server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # in a session of its own: the server starts processes, and all of them have to go with it
+    server = subprocess.Popen([sys.executable, "-m", "mlflow", *words], start_new_session=True)  # noqa: S603
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = subprocess.run([sys.executable, "-m", "mlflow", *words], check=False).returncode  # noqa: S603
+        code = server.wait()
     except KeyboardInterrupt:
         return
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
     if code:
         raise UserError(f"MLflow's server ended with code {code}; is port {port} in use? --port takes another")

@@ -39,19 +39,24 @@ class Journal:
         self.records, whole = parse(content)
         if whole != content:
             folder.write(FILE, whole)
-        self._known = {(record.key, record.step) for record in self.records if record.kind == "metric"}
+        self._known = {(record.key, record.step): record.value for record in self.records if record.kind == "metric"}
 
-    def add(self, records: list[Record]) -> list[Record]:
+    def add(self, records: list[Record], *, replace: bool = False) -> list[Record]:
         """Appends what is new and returns it. A metric that has a value at that step already keeps the first one.
 
         An epoch that is trained again after a crash gives the same values, so the first ones are as good.
+
+        Args:
+            records: to append.
+            replace: a metric takes the new value if it differs: measured again, with other settings.
         """
         new = []
         for record in records:
             if record.kind == "metric":
-                if (record.key, record.step) in self._known:
+                place = (record.key, record.step)
+                if place in self._known and not (replace and self._known[place] != record.value):
                     continue
-                self._known.add((record.key, record.step))
+                self._known[place] = record.value
             new.append(record)
         if new:
             self._folder.append(FILE, b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in new))

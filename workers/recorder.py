@@ -40,9 +40,9 @@ class Recorder:
         if self._sender and self.journal.records:
             self._sender.put(self.journal.records)
 
-    def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Records metrics at a step; one call is one write."""
-        self._add([Record("metric", key, value=float(value), step=step) for key, value in values.items()])
+    def metrics(self, values: Mapping[str, float], step: int, *, replace: bool = False) -> None:
+        """Records metrics at a step; one call is one write. The first value at a step stays, unless `replace`."""
+        self._add([Record("metric", key, value=float(value), step=step) for key, value in values.items()], replace)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Records tags; a later value replaces an earlier one."""
@@ -63,8 +63,8 @@ class Recorder:
         """
         return self._sender.close(timeout) if self._sender else 0
 
-    def _add(self, records: list[Record]) -> None:
-        new = self.journal.add(records)
+    def _add(self, records: list[Record], replace: bool = False) -> None:
+        new = self.journal.add(records, replace=replace)
         if self._sender and new:
             self._sender.put(new)
 

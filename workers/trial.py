@@ -156,8 +156,8 @@ def _measured(
         seconds = time.perf_counter() - started
         content = {"measure": canonical(measure), "seed": evaluation.seed, "values": values, "seconds": seconds}
         results.write(name, json.dumps(content, indent=2).encode())
-        recorder.metrics({f"cost/{measure.name}_seconds": seconds}, trial.training.epochs)
-    recorder.metrics(values, trial.training.epochs)
+        recorder.metrics({f"cost/{measure.name}_seconds": seconds}, trial.training.epochs, replace=True)
+    recorder.metrics(values, trial.training.epochs, replace=True)  # those of other settings may be there
     return values
 
 
