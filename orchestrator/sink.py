@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-
-from mlflow import MlflowClient
-from mlflow.entities import Metric, RunTag
+from typing import TYPE_CHECKING
 
 from workers.journal import Record
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 TAG = "flatsweep."
 """Prefix of every tag of ours."""
@@ -34,7 +35,10 @@ class RunSink:
         self._uri, self._run_id = uri, run_id
 
     @cached_property
-    def _client(self) -> MlflowClient:
+    def _client(self) -> "MlflowClient":
+        # mlflow takes seconds to import: here it does so in the recorder's thread, while the trial begins to train
+        from mlflow import MlflowClient
+
         return MlflowClient(tracking_uri=self._uri)
 
     @cached_property
@@ -53,6 +57,8 @@ class RunSink:
 
     def send(self, records: Sequence[Record]) -> None:
         """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""
+        from mlflow.entities import Metric, RunTag
+
         metrics = [record for record in records if record.kind == "metric" and self._is_new(record)]
         for low in range(0, len(metrics), MAX_METRICS):
             part = metrics[low : low + MAX_METRICS]
@@ -69,7 +75,7 @@ class RunSink:
             set_status(self._client, self._run_id, states[-1])
 
 
-def set_status(client: MlflowClient, run_id: str, state: str) -> None:
+def set_status(client: "MlflowClient", run_id: str, state: str) -> None:
     """Puts a run's status in line with the trial's state; a state that ends an attempt sets the end time."""
     status = STATUS[state]
     if status in {"RUNNING", "SCHEDULED"}:

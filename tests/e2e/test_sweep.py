@@ -265,6 +265,7 @@ def test_a_deleted_folder_is_trained_again(swept: Stage, grown: Grown) -> None:
     assert grown.stage.place.results(grown.no_folder).items() <= after.metrics.items()
 
 
+@pytest.mark.slow
 def test_other_measures_train_nothing(swept: Stage, grown: Grown) -> None:
     place, ids = swept.place, list(swept.runs)
     checkpoints = {trial_id: place.files(trial_id, "checkpoints") for trial_id in ids}

@@ -115,6 +115,7 @@ def disturbed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Distu
     return Disturbed(place, short, long, at, found, code, place.output("stderr"))
 
 
+@pytest.mark.slow
 def test_training_went_on_without_the_server(disturbed: Disturbed) -> None:
     assert disturbed.status == "RUNNING"
     assert 2 <= disturbed.at < EPOCHS[1]
@@ -125,6 +126,7 @@ def test_training_went_on_without_the_server(disturbed: Disturbed) -> None:
     assert disturbed.code in {0, 2}  # 2: the server was not back in time
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_after_one_more_submit(disturbed: Disturbed, server: Server) -> None:
     place = disturbed.place
     checkpoints = {trial_id: place.files(trial_id, "checkpoints") for trial_id in place.trials()}
@@ -143,6 +145,7 @@ def test_nothing_is_lost_after_one_more_submit(disturbed: Disturbed, server: Ser
     assert parent.info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_all_of_it_is_on_the_server(disturbed: Disturbed) -> None:
     assert not (disturbed.place.folder / "runs" / "mlflow.db").exists()
     assert not (disturbed.place.folder / "runs" / "artifacts").exists()
