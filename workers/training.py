@@ -240,7 +240,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.next_batch, self.seconds = state["epoch"], state["next_batch"], state["seconds"]
         self.sums = state["sums"].to(self.device)
-        for part, held in zip(self._parts(), state["parts"], strict=True):
+        parts = self._parts()
+        # checkpoints from before there were stateful parts have no such entry
+        for part, held in zip(parts, state.get("parts", [{} for _ in parts]), strict=True):
             if isinstance(part, Stateful):
                 part.load_state_dict(held)
 

@@ -184,7 +184,9 @@ def one(y: Labels, i: int) -> Labels:
 
 def with_required(registry: Any, name: str) -> dict[str, Any]:
     required = {key: field for key, field in registry.get(name).model_fields.items() if field.is_required()}
-    return {"name": name} | {key: next(iter(get_args(field.annotation)), 0.1) for key, field in required.items()}
+    small = {"size": 3} if name == "cutout" else {}  # for images of 8 x 8 pixels
+    given = {key: next(iter(get_args(field.annotation)), 0.1) for key, field in required.items()}
+    return {"name": name} | small | given
 
 
 CASES = {

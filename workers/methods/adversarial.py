@@ -24,7 +24,7 @@ class AdversarialTraining:
 
         Softened labels are attacked by their index [ours].
         """
-        count = math.ceil(self.fraction * len(x))
+        count = math.ceil(round(self.fraction * len(x), 9))  # 0.07 * 100 is a little more than 7
         attacked = pgd(model, x[:count], cross_entropy_objective(labels.index[:count]), attack, random)
         return attacked if count == len(x) else torch.cat([attacked, x[count:]])
 

@@ -30,7 +30,7 @@ class Activation:
         found = [
             (parent, name)
             for parent in model.modules()
-            for name, child in parent.named_children()
+            for name, child in parent._modules.items()  # named_children lists a module that is used twice once
             if type(child) is nn.ReLU
         ]
         if not found:
