@@ -32,6 +32,14 @@ class Labels:
         p = self.probabilities if self.probabilities is not None else F.one_hot(self.index, self.classes)
         return replace(self, probabilities=p.to(torch.get_default_dtype()) * (1 - amount) + amount / self.classes)
 
+    def mixed(self, order: Tensor, weight: float) -> "Labels":
+        """weight * own + (1 - weight) * those of the images `order`, B; the index is that of the larger share."""
+        p = (self.probabilities if self.probabilities is not None else F.one_hot(self.index, self.classes)).to(
+            torch.get_default_dtype()
+        )
+        index = self.index if weight >= 0.5 else self.index[order]
+        return replace(self, index=index, probabilities=weight * p + (1 - weight) * p[order])
+
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy of logits B x C, in nats."""
         target = self.index if self.probabilities is None else self.probabilities.to(logits.dtype)

@@ -1,5 +1,6 @@
 """Training one network: the loop in plain sight. It can be stopped after any batch and goes on bit for bit the same."""
 
+import contextlib
 import hashlib
 import math
 import time
@@ -16,11 +17,18 @@ from workers.data.batches import TrainingBatches
 from workers.data.splits import Splits
 from workers.failures import DivergedError
 from workers.labels import Labels
-from workers.methods.base import Method, perturbation_of
+from workers.methods.base import Loss, Method, NetworkPolicy, Scheduled, Stateful, WeightPerturbation
 from workers.models.classifier import Classifier, build_classifier
 from workers.recorder import Recorder
-from workers.regularizers.base import AfterStep, BatchTransform, OptimizerPolicy
-from workers.seeding import generator
+from workers.regularizers.base import (
+    AfterEpoch,
+    AfterStep,
+    BatchTransform,
+    FinalWeights,
+    OptimizerPolicy,
+    Penalty,
+)
+from workers.seeding import generator, seed_of
 from workers.storage import Folder
 
 DIVERGED_LOSS = 1e3
@@ -59,12 +67,12 @@ class Trainer:
         self.model: Classifier = build_classifier(trial.model, splits, trial.seed, device)
         self.method: Method = trial.method.load()(trial.method)
         self.regularizers = [(spec.name, spec.load()(spec)) for spec in trial.regularizers]
+        self._extend_network()
         self.optimizer = self._build_optimizer()
         self.batches = TrainingBatches(splits.train, trial.data, trial.training.batch_size, trial.seed)
         self.epoch, self.next_batch, self.seconds = 0, 0, 0.0
         # sums over the running epoch: loss, examples wrong at the method's own inputs, examples
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
-        self._set_learning_rate()
         if folder is not None and (state := checkpoints.newest(folder, device)) is not None:
             self._load(state)
 
@@ -81,6 +89,7 @@ class Trainer:
         """
         try:
             while not self.finished:
+                self._begin_epoch()
                 while self.next_batch < len(self.batches):
                     started = time.perf_counter()
                     self._step(self.next_batch)
@@ -100,7 +109,15 @@ class Trainer:
 
     def _step(self, index: int) -> None:
         """One batch: regularisers - attack - loss at perhaps perturbed weights - optimizer - regularisers."""
+        # whatever draws from torch's global generator, such as dropout, draws as a function of (seed, epoch, batch)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(seed_of(self.trial.seed, "step", self.epoch, index))
+            self._seeded_step(index)
+
+    def _seeded_step(self, index: int) -> None:
         seed, purpose = self.trial.seed, (self.epoch, index)
+        progress = (self.epoch + index / len(self.batches)) / self.trial.training.epochs
+        self._set_learning_rate(progress * self.trial.training.epochs)
         x, y = self.batches.batch(self.epoch, index)
         labels = Labels(y, self.splits.classes)
         for name, regularizer in self.regularizers:
@@ -110,25 +127,50 @@ class Trainer:
         random = generator(self.device, seed, "attack", *purpose)
         x_adv = self.method.attack(self.model, x, labels, self.trial.training.attack, random)
         self.optimizer.zero_grad(set_to_none=True)
-        perturbation = perturbation_of(self.method)
-        if perturbation is None:
-            logits = self._gradient(x, x_adv, labels)
-        else:
-            with perturbation.applied(self.model, x, x_adv, labels, self.epoch):
-                logits = self._gradient(x, x_adv, labels)
+        with contextlib.ExitStack() as perturbed:
+            for part in self._parts():
+                if isinstance(part, WeightPerturbation):
+                    perturbed.enter_context(
+                        part.applied(self.model, lambda: self._loss(x, x_adv, labels).value, self.epoch)
+                    )
+            loss = self._loss(x, x_adv, labels)
+            loss.value.backward()  # type: ignore[no-untyped-call]
+        if self.trial.training.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.training.clip_gradient)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for _, regularizer in self.regularizers:
             if isinstance(regularizer, AfterStep):
-                regularizer.after_step(self.model)
-        self.sums[1] += (logits.argmax(1) != labels.index).sum()
+                regularizer.after_step(self.model, progress + 1 / len(self.batches) / self.trial.training.epochs)
+        wrong = (loss.logits.detach().argmax(1) != labels.index).sum()
+        self.sums += torch.stack(
+            [loss.value.detach().double() * len(x), wrong.double(), wrong.new_tensor(len(x)).double()]
+        )
 
-    def _gradient(self, x: Tensor, x_adv: Tensor, labels: Labels) -> Tensor:
+    def _loss(self, x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
+        """The method's loss and the regularisers' penalties."""
         loss = self.method.loss(self.model, x, x_adv, labels)
-        loss.value.backward()  # type: ignore[no-untyped-call]
-        self.sums[0] += loss.value.detach() * len(x)
-        self.sums[2] += len(x)
-        return loss.logits.detach()
+        for _, regularizer in self.regularizers:
+            if isinstance(regularizer, Penalty):
+                loss = loss._replace(value=loss.value + regularizer.penalty(self.model, x, x_adv, labels))
+        return loss
+
+    def _parts(self) -> list[object]:
+        """The method and the regularisers, in the order in which they act."""
+        return [self.method, *(regularizer for _, regularizer in self.regularizers)]
+
+    def _extend_network(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_of(self.trial.seed, "network extensions"))
+            for part in self._parts():
+                if isinstance(part, NetworkPolicy):
+                    part.extend(self.model)
+        self.model.to(self.device)
+
+    def _begin_epoch(self) -> None:
+        for part in self._parts():
+            if isinstance(part, Scheduled):
+                part.begin_epoch(self.epoch, self.trial.training.epochs)
 
     def _end_epoch(self, recorder: Recorder | None) -> Progress:
         loss_sum, wrong, count = self.sums.tolist()
@@ -148,10 +190,17 @@ class Trainer:
             recorder.metrics(values, step=self.epoch + 1)
         self.epoch, self.next_batch, self.seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
-        self._set_learning_rate()
+        self._end_of_epoch_hooks()
         self.save()
         epochs = self.trial.training.epochs
         return Progress(self.epoch, epochs, 0, len(self.batches), loss, wrong / count)
+
+    def _end_of_epoch_hooks(self) -> None:
+        for _, regularizer in self.regularizers:
+            if isinstance(regularizer, AfterEpoch):
+                regularizer.after_epoch(self.model, self.epoch / self.trial.training.epochs)
+            if isinstance(regularizer, FinalWeights) and self.finished:
+                regularizer.finish(self.model, self.splits.train, self.trial.training.batch_size)
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.trial.training.optimizer
@@ -163,9 +212,9 @@ class Trainer:
         )
         return optimizer
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self, epoch: float) -> None:
         training = self.trial.training
-        factor = training.schedule.factor(min(self.epoch, training.epochs - 1), training.epochs)
+        factor = training.schedule.factor(epoch, training.epochs)
         for group in self.optimizer.param_groups:
             group["lr"] = training.optimizer.lr * factor
 
@@ -180,6 +229,7 @@ class Trainer:
             "next_batch": self.next_batch,
             "seconds": self.seconds,
             "sums": self.sums,
+            "parts": [part.state_dict() if isinstance(part, Stateful) else {} for part in self._parts()],
             "trial_id": self.trial.trial_id,
         }
 
@@ -190,6 +240,11 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.next_batch, self.seconds = state["epoch"], state["next_batch"], state["seconds"]
         self.sums = state["sums"].to(self.device)
+        parts = self._parts()
+        # checkpoints from before there were stateful parts have no such entry
+        for part, held in zip(parts, state.get("parts", [{} for _ in parts]), strict=True):
+            if isinstance(part, Stateful):
+                part.load_state_dict(held)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -16,8 +16,12 @@ NORMALISATION = (
 
 
 def perturbed_tensors(model: nn.Module) -> list[nn.Parameter]:
-    """Every trainable weight and bias that is not a normalisation parameter (SCIENCE.md section 6), each once."""
+    """Every trainable weight and bias that is not a normalisation parameter (SCIENCE.md section 6), each once.
+
+    Heads beside the classifier, of which the logits do not depend, are left out.
+    """
     own = {id(p) for m in model.modules() if isinstance(m, NORMALISATION) for p in m.parameters(recurse=False)}
+    own |= {id(p) for head in getattr(model, "heads", nn.ModuleDict()).values() for p in head.parameters()}
     return [parameter for parameter in model.parameters() if id(parameter) not in own]
 
 
@@ -36,6 +40,16 @@ def restored(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor]]:
         with torch.no_grad():
             for parameter, original in zip(parameters, originals, strict=True):
                 parameter.copy_(original)
+
+
+@contextlib.contextmanager
+def displaced(parameters: Sequence[nn.Parameter], offsets: Sequence[Tensor]) -> Iterator[None]:
+    """The parameters are moved by `offsets` inside; afterwards they are bit for bit as before."""
+    with restored(parameters):
+        with torch.no_grad():
+            for parameter, offset in zip(parameters, offsets, strict=True):
+                parameter.add_(offset)
+        yield
 
 
 def scaled_to(directions: Sequence[Tensor], lengths: Sequence[Tensor]) -> list[Tensor]:

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Number, Registry
+from orchestrator.spec.base import Component, Integer, Number, Registry, added_field
 
 
 class Method(Component):
@@ -33,6 +33,8 @@ class AdversarialTraining(Method):
     implementation = "workers.methods.adversarial:AdversarialTraining"
 
     name: Literal["at"] = "at"
+    adversarial_fraction: Annotated[Number, Field(gt=0, le=1)] = added_field(1.0)
+    """Share of each batch that is attacked; the rest is trained on as it is (Stutz21: 1 or 0.5)."""
 
 
 @METHODS.register
@@ -57,6 +59,91 @@ class Mart(Method):
     name: Literal["mart"] = "mart"
     beta: Annotated[Number, Field(ge=0)] = 5.0
     """Weight of the KL term (official default 5 to 6)."""
+
+
+@METHODS.register
+@WEIGHT_PERTURBABLE.register
+class PgdTau(Method):
+    """AT in which each example's attack stops tau steps after it is first misclassified (Stutz21)."""
+
+    implementation = "workers.methods.pgd_tau:PgdTau"
+
+    name: Literal["pgd_tau"] = "pgd_tau"
+    tau: Annotated[Integer, Field(ge=0)] = 1
+    """Steps that are still taken after the first misclassification (swept over 0 to 4 in Stutz21)."""
+
+
+@METHODS.register
+@WEIGHT_PERTURBABLE.register
+class SelfSupervision(Method):
+    """AT + weight * cross-entropy of a 4-way rotation head on the penultimate features (Hendrycks et al. 2019)."""
+
+    implementation = "workers.methods.self_supervision:SelfSupervision"
+
+    name: Literal["self_supervision"] = "self_supervision"
+    weight: Annotated[Number, Field(ge=0)] = 1.0
+    """lambda: weight of the rotation loss (swept over .5, 1, 2, 4, 8 in Stutz21)."""
+
+
+@METHODS.register
+@WEIGHT_PERTURBABLE.register
+class AdvLogitConsistency(Method):
+    """AdvLC: AT + weight * mean of the largest absolute logit differences between x and x_adv (Li22)."""
+
+    implementation = "workers.methods.advlc:AdvLogitConsistency"
+
+    name: Literal["advlc"] = "advlc"
+    weight: Annotated[Number, Field(ge=0)] = 0.3
+    """lambda: weight of the regulariser."""
+    top: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    """Share of the B x C differences that is penalised, the largest ones."""
+    linear_warmup: bool = False
+    """lambda grows as lambda * (epoch + 1) / epochs."""
+
+
+@METHODS.register
+@WEIGHT_PERTURBABLE.register
+class IgnoreIncorrect(Method):
+    """AT that trains on the clean image where it is misclassified already (Stutz21)."""
+
+    implementation = "workers.methods.incorrect:IgnoreIncorrect"
+
+    name: Literal["ignore_incorrect"] = "ignore_incorrect"
+
+
+@METHODS.register
+@WEIGHT_PERTURBABLE.register
+class PreventLabelLeaking(Method):
+    """AT whose attack starts from the predicted label instead of the true one (Stutz21; Kurakin et al. 2017)."""
+
+    implementation = "workers.methods.incorrect:PreventLabelLeaking"
+
+    name: Literal["prevent_label_leaking"] = "prevent_label_leaking"
+
+
+@METHODS.register
+@WEIGHT_PERTURBABLE.register
+class FgsmRandomStart(Method):
+    """Fast single-step AT: one step of `step_factor` * eps from a random start (Wong et al. 2020, arXiv 2001.03994)."""
+
+    implementation = "workers.methods.fgsm_rs:FgsmRandomStart"
+
+    name: Literal["fgsm_rs"] = "fgsm_rs"
+    step_factor: Annotated[Number, Field(gt=0, le=2)] = 1.25
+    """Length of the step relative to the training attack's eps."""
+
+
+@METHODS.register
+class RandomWeightPerturbation(Method):
+    """Another method's gradient taken at w + nu, nu random of relative length xi in every tensor (Stutz21)."""
+
+    implementation = "workers.methods.random_weight_perturbation:RandomWeightPerturbation"
+
+    name: Literal["random_weight_perturbation"] = "random_weight_perturbation"
+    over: Annotated[Method, WEIGHT_PERTURBABLE] = AdversarialTraining()
+    """The method whose loss is used."""
+    xi: Annotated[Number, Field(gt=0)] = 0.05
+    """Radius relative to each tensor's norm (swept over .05 to 1 in Stutz21)."""
 
 
 @METHODS.register

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.base import Component, Number, Registry
+from orchestrator.spec.base import Component, Integer, Number, Registry
 
 
 class Regularizer(Component):
@@ -56,3 +56,119 @@ class WeightClipping(Regularizer):
     name: Literal["weight_clipping"] = "weight_clipping"
     bound: Annotated[Number, Field(gt=0)]
     """c: the largest absolute value a weight may have."""
+
+
+@REGULARIZERS.register
+class AutoAugment(Regularizer):
+    """AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, arXiv 1805.09501), one sub-policy per image."""
+
+    implementation = "workers.regularizers.images:AutoAugment"
+
+    name: Literal["autoaugment"] = "autoaugment"
+
+
+@REGULARIZERS.register
+class Cutout(Regularizer):
+    """A square around a random pixel is painted over (DeVries & Taylor 2017, arXiv 1708.04552)."""
+
+    implementation = "workers.regularizers.images:Cutout"
+
+    name: Literal["cutout"] = "cutout"
+    size: Annotated[Integer, Field(ge=1)] = 16
+    """Side of the square in pixels; the part beyond the border is lost."""
+    fill: Annotated[Number, Field(ge=0, le=1)] = 0.5
+    """Grey value painted, in [0, 1]."""
+
+
+@REGULARIZERS.register
+class Mixup(Regularizer):
+    """Convex combinations of pairs of images and labels (Zhang et al. 2018, arXiv 1710.09412)."""
+
+    implementation = "workers.regularizers.images:Mixup"
+
+    name: Literal["mixup"] = "mixup"
+    alpha: Annotated[Number, Field(gt=0)] = 1.0
+    """Both parameters of the Beta distribution of the mixing weight, drawn once per batch."""
+
+
+@REGULARIZERS.register
+class Cutmix(Regularizer):
+    """A random rectangle of each image comes from another one (Yun et al. 2019, arXiv 1905.04899)."""
+
+    implementation = "workers.regularizers.images:Cutmix"
+
+    name: Literal["cutmix"] = "cutmix"
+    alpha: Annotated[Number, Field(gt=0)] = 1.0
+    """Both parameters of the Beta distribution of the share that stays, drawn once per batch."""
+
+
+@REGULARIZERS.register
+class WeightAveraging(Regularizer):
+    """The average of the weights is evaluated instead of the last ones, batch statistics re-estimated (Stutz21)."""
+
+    implementation = "workers.regularizers.weight_averaging:WeightAveraging"
+
+    name: Literal["weight_averaging"] = "weight_averaging"
+    kind: Literal["ema", "swa"] = "ema"
+    """`ema`: exponential, after each step; `swa`: plain, after each epoch (Izmailov et al. 2018, arXiv 1803.05407)."""
+    decay: Annotated[Number, Field(gt=0, lt=1)] = 0.9975
+    """Decay of `ema` per step (swept over .98, .985, .99, .9975 in Stutz21)."""
+    start: Annotated[Number, Field(ge=0, lt=1)] = 0.0
+    """Share of the training after which averaging begins."""
+
+
+@REGULARIZERS.register
+class Dropout(Regularizer):
+    """Dropout of the penultimate features (Srivastava et al. 2014); active in training steps, not in attacks."""
+
+    implementation = "workers.regularizers.networks:Dropout"
+
+    name: Literal["dropout"] = "dropout"
+    rate: Annotated[Number, Field(gt=0, lt=1)] = 0.1
+    """Probability that a feature is set to zero."""
+
+
+@REGULARIZERS.register
+class Activation(Regularizer):
+    """Another activation function in place of every ReLU (Stutz21)."""
+
+    implementation = "workers.regularizers.networks:Activation"
+
+    name: Literal["activation"] = "activation"
+    kind: Literal["silu", "mish", "gelu", "softplus", "leaky_relu", "tanh"]
+    """The function."""
+
+
+@REGULARIZERS.register
+class Sam(Regularizer):
+    """Sharpness-aware minimisation: the gradient at w + rho * g / ||g|| (Foret et al. 2021, arXiv 2010.01412)."""
+
+    implementation = "workers.regularizers.sam:Sam"
+
+    name: Literal["sam"] = "sam"
+    rho: Annotated[Number, Field(gt=0)] = 0.05
+    """Euclidean length of the perturbation of all weights together."""
+
+
+@REGULARIZERS.register
+class Asam(Regularizer):
+    """Adaptive SAM: the perturbation scales with each weight's size (Kwon et al. 2021, arXiv 2102.11600)."""
+
+    implementation = "workers.regularizers.sam:Asam"
+
+    name: Literal["asam"] = "asam"
+    rho: Annotated[Number, Field(gt=0)] = 0.5
+    """Length of the perturbation in units of the weights."""
+    eta: Annotated[Number, Field(ge=0)] = 0.01
+    """Added to each weight's size."""
+
+
+@REGULARIZERS.register
+class InputGradient(Regularizer):
+    """Penalty weight * mean ||grad_x CE(f(x), y)||^2 at clean images (Ross & Doshi-Velez 2018, arXiv 1711.09404)."""
+
+    implementation = "workers.regularizers.input_gradient:InputGradient"
+
+    name: Literal["input_gradient"] = "input_gradient"
+    weight: Annotated[Number, Field(gt=0)] = 0.01
+    """Factor of the penalty; pixels in [0, 1], loss in nats."""

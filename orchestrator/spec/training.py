@@ -1,10 +1,11 @@
 """How a network is trained: attack, optimizer, schedule. Defaults: the base recipe of SCIENCE.md section 2."""
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Number, Registry, Spec, problem
+from orchestrator.spec.base import Component, Integer, Number, Registry, Spec, added_field, problem
 
 Norm = Literal["linf", "l2"]
 
@@ -97,11 +98,41 @@ class Sgd(Optimizer):
         return self
 
 
-class Schedule(Component):
-    """Base of the learning-rate schedules: the factor on the optimizer's lr in an epoch."""
+@OPTIMIZERS.register
+class Adam(Optimizer):
+    """Adam with L2 penalty (Kingma & Ba 2015, arXiv 1412.6980)."""
 
-    def factor(self, epoch: int, epochs: int) -> float:
-        """Factor on the learning rate in `epoch` (from 0) of `epochs`."""
+    implementation = "torch.optim:Adam"
+
+    name: Literal["adam"] = "adam"
+    lr: Annotated[Number, Field(gt=0)] = 1e-3
+    """Learning rate at the start."""
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.0
+    """L2 penalty's factor on every parameter; the regularizer `weight_decay` overrides it."""
+
+
+@OPTIMIZERS.register
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv 1711.05101)."""
+
+    implementation = "torch.optim:AdamW"
+
+    name: Literal["adamw"] = "adamw"
+    lr: Annotated[Number, Field(gt=0)] = 1e-3
+    """Learning rate at the start."""
+    betas: tuple[Annotated[Number, Field(ge=0, lt=1)], Annotated[Number, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of the two moments."""
+    weight_decay: Annotated[Number, Field(ge=0)] = 0.01
+    """Share of each weight that is taken off per step, times lr; the regularizer `weight_decay` overrides it."""
+
+
+class Schedule(Component):
+    """Base of the learning-rate schedules: the factor on the optimizer's lr at a moment of training."""
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """Factor on the learning rate after `epoch` epochs (2.5: in the middle of the third) of `epochs`."""
         raise NotImplementedError
 
 
@@ -120,7 +151,7 @@ class Multistep(Schedule):
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.1
     """Factor at each milestone."""
 
-    def factor(self, epoch: int, epochs: int) -> float:  # noqa: ARG002  (other schedules need the length)
+    def factor(self, epoch: float, epochs: int) -> float:  # noqa: ARG002  (other schedules need the length)
         """`gamma` to the number of milestones reached."""
         return float(self.gamma ** sum(epoch >= milestone for milestone in self.milestones))
 
@@ -133,9 +164,43 @@ class Constant(Schedule):
 
     name: Literal["constant"] = "constant"
 
-    def factor(self, epoch: int, epochs: int) -> float:  # noqa: ARG002  (other schedules need them)
+    def factor(self, epoch: float, epochs: int) -> float:  # noqa: ARG002  (other schedules need them)
         """Always 1."""
         return 1.0
+
+
+@SCHEDULES.register
+class Cosine(Schedule):
+    """The rate falls along half a cosine from lr to `end` * lr (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
+
+    implementation = "orchestrator.spec.training:Cosine"
+
+    name: Literal["cosine"] = "cosine"
+    end: Annotated[Number, Field(ge=0, le=1)] = 0.0
+    """Factor at the end of training."""
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """1 at the start, `end` at the end."""
+        return self.end + (1 - self.end) * (1 + math.cos(math.pi * min(epoch / epochs, 1.0))) / 2
+
+
+@SCHEDULES.register
+class Cyclic(Schedule):
+    """The learning rate rises from 0 to lr and falls to 0 again in straight lines (Stutz21: peak .2, 30 epochs)."""
+
+    implementation = "orchestrator.spec.training:Cyclic"
+
+    name: Literal["cyclic"] = "cyclic"
+    period: Annotated[Number, Field(gt=0)] | None = None
+    """Epochs of one triangle; the whole training if left out."""
+    peak: Annotated[Number, Field(gt=0, lt=1)] = 0.4
+    """Where in the triangle the learning rate is highest (FastAT, Rice et al. 2020: 0.4)."""
+
+    def factor(self, epoch: float, epochs: int) -> float:
+        """0 at a triangle's ends, 1 at its peak."""
+        period = self.period or epochs
+        place = (epoch % period) / period if epoch < epochs else 1.0
+        return place / self.peak if place < self.peak else (1 - place) / (1 - self.peak)
 
 
 class Training(Spec):
@@ -149,5 +214,7 @@ class Training(Spec):
     """Optimizer, by name."""
     schedule: Annotated[Schedule, SCHEDULES] = Multistep()
     """Learning-rate schedule, by name."""
+    clip_gradient: Annotated[Number, Field(gt=0)] | None = added_field(None)
+    """Largest Euclidean norm of the whole gradient; a longer one is shortened to it. Left out: no clipping."""
     attack: Attack = Attack()
     """The attack that adversarial training runs on every batch, in eval mode."""

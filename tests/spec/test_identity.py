@@ -23,7 +23,6 @@ OTHER: dict[str, Any] = {
     "over": "mart",
     "depth": 16,
     "milestones": [3],
-    "xi": [0.125],
     "restarts": 3,
     "classes": 3,
 }
@@ -33,7 +32,10 @@ OTHER: dict[str, Any] = {
 def required(cls: type[Spec]) -> dict[str, Any]:
     """Values for the parameters that have no default."""
     fields = {key: field for key, field in cls.model_fields.items() if field.is_required()}
-    return {key: "a.npz" if field.annotation is str else 0.25 for key, field in fields.items()}
+    return {
+        key: "a.npz" if field.annotation is str else next(iter(get_args(field.annotation)), 0.25)
+        for key, field in fields.items()
+    }
 
 
 def trial(**changes: Any) -> Trial:
@@ -114,6 +116,8 @@ def another(name: str, value: Any, annotation: Any) -> Any:
         return next(item for item in literals if item != value)
     if isinstance(value, bool):
         return not value
+    if isinstance(value, tuple) and value and isinstance(value[0], float):
+        return [item / 2 for item in value]
     if isinstance(value, float):
         return value / 2 if value else 0.5
     return 1 if value is None else value + 1 if isinstance(value, int) else f"{value}x"

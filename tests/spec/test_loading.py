@@ -107,7 +107,7 @@ BAD = {
     "unknown regularizer": (grid(rest="  regularizers: [label_nose]\n"), 5, "did you mean 'label_noise'?"),
     "unknown measure": (grid(rest="evaluation: {measures: [robust]}\n"), 5, "unknown measure 'robust'"),
     "unknown data": (GOOD + "data: cifar\n", 5, "unknown data set 'cifar'; did you mean 'cifar10'?"),
-    "awp over standard": (grid("\n    - {name: awp, over: standard}"), 4, "allowed: at, mart, trades"),
+    "awp over standard": (grid("\n    - {name: awp, over: standard}"), 4, "allowed: advlc, at, fgsm_rs"),
     "norm": (grid(rest="training: {attack: {norm: l3}}\n"), 5, "expected 'linf' or 'l2', got \"l3\""),
     "norm of a measure": (
         grid(rest="evaluation: {measures: [{name: robustness, attack: {norm: linv}}]}\n"),

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic_core import PydanticCustomError
@@ -22,7 +22,10 @@ REGISTRIES = (DATA, MODELS, METHODS, REGULARIZERS, MEASURES, OPTIMIZERS, SCHEDUL
 def required(cls: type[Component]) -> dict[str, Any]:
     """Values for the parameters that have no default."""
     fields = {key: field for key, field in cls.model_fields.items() if field.is_required()}
-    return {key: "a.npz" if field.annotation is str else 0.25 for key, field in fields.items()}
+    return {
+        key: "a.npz" if field.annotation is str else next(iter(get_args(field.annotation)), 0.25)
+        for key, field in fields.items()
+    }
 
 
 def components() -> Iterator[Any]:

@@ -20,6 +20,10 @@ def awp(over: str, warmup: int = 0) -> Any:
     return spec.load()(spec)
 
 
+def applied(method: Any, model: nn.Module, x: Tensor, x_adv: Tensor, y: Labels, epoch: int) -> Any:
+    return method.applied(model, lambda: method.loss(model, x, x_adv, y).value, epoch)
+
+
 def batch() -> tuple[Tensor, Tensor, Labels]:
     x = images(9)
     return x, (x + 0.1 * torch.randn(x.shape, generator=seeded(9), dtype=x.dtype)).clamp(0, 1), Labels(labels(9), 3)
@@ -46,7 +50,7 @@ def test_displacement(over: str) -> None:
     twin = copy.deepcopy(model)
     reference_loss(over, twin, x, x_adv, y).backward()
     before = state(model)
-    with awp(over).applied(model, x, x_adv, y, epoch=0):
+    with applied(awp(over), model, x, x_adv, y, 0):
         inside = state(model)
         for (name, original), parameter in zip(twin.named_parameters(), model.parameters(), strict=True):
             gradient, w = original.grad, original.detach()
@@ -69,7 +73,7 @@ def test_perturbed_loss_is_higher(over: str) -> None:
     model, method = conv_net().train(), awp(over)
     x, x_adv, y = batch()
     calm = float(method.loss(copy.deepcopy(model), x, x_adv, y).value.detach())
-    with method.applied(model, x, x_adv, y, epoch=0):
+    with applied(method, model, x, x_adv, y, 0):
         assert float(method.loss(model, x, x_adv, y).value.detach()) > calm
 
 
@@ -78,7 +82,7 @@ def test_single_precision_weights_come_back_bit_for_bit() -> None:
     model = conv_net(dtype=torch.float32).train()
     x, x_adv, y = batch()
     before = state(model)
-    with awp("at").applied(model, x.float(), x_adv.float(), y, epoch=0):
+    with applied(awp("at"), model, x.float(), x_adv.float(), y, 0):
         moved = copy.deepcopy(model)
     assert_same_state(before, state(model))
     assert not torch.equal(moved[0].weight, model[0].weight)
@@ -88,7 +92,7 @@ def test_restored_after_an_exception() -> None:
     model = conv_net().train()
     x, x_adv, y = batch()
     before = state(model)
-    with pytest.raises(RuntimeError, match="on purpose"), awp("at").applied(model, x, x_adv, y, epoch=0):
+    with pytest.raises(RuntimeError, match="on purpose"), applied(awp("at"), model, x, x_adv, y, 0):
         raise RuntimeError("on purpose")
     assert_same_state(before, state(model))
 
@@ -97,7 +101,7 @@ def test_statistics_are_tracked_again_when_the_extra_forward_fails() -> None:
     model = conv_net().train()
     x, x_adv, y = batch()
     before = state(model)
-    with pytest.raises(RuntimeError), awp("at").applied(model, x, x_adv[:, :1], y, epoch=0):
+    with pytest.raises(RuntimeError), applied(awp("at"), model, x, x_adv[:, :1], y, 0):
         pytest.fail("never entered")
     assert_same_state(before, state(model))
 
@@ -108,9 +112,9 @@ def test_warm_up_epochs_do_nothing(over: str) -> None:
     x, x_adv, y = batch()
     before = state(model)
     for epoch in (0, 1):
-        with method.applied(model, x, x_adv, y, epoch):
+        with applied(method, model, x, x_adv, y, epoch):
             assert_same_state(before, state(model))
-    with method.applied(model, x, x_adv, y, 2):
+    with applied(method, model, x, x_adv, y, 2):
         assert not torch.equal(model[0].weight, before["tensors"]["0.weight"])
 
 

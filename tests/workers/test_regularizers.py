@@ -96,7 +96,7 @@ def test_weight_clipping_bounds(bound: float, seed: int) -> None:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5, generator=seeded(seed))
     before = copy.deepcopy(model)
-    build("weight_clipping", bound=bound).after_step(model)
+    build("weight_clipping", bound=bound).after_step(model, 0.5)
     for index, layer in enumerate(model):
         for name, parameter in layer.named_parameters():
             middle = 1.0 if index in {1, 2} and name == "weight" else 0.0

@@ -1,17 +1,20 @@
-"""The two small interfaces of a training method. A method's class implements `Method`; awp and the like add the second.
+"""The small interfaces of a training method. A class implements `Method`, and of the others what it needs.
 
-A training step is: inputs and labels through the regularisers - `Method.attack` - `Method.loss`, its gradient taken
-inside `WeightPerturbation.applied` where there is one - optimizer - after-step hooks of the regularisers.
+A training step is: inputs and labels through the regularisers - `Method.attack` - `Method.loss` and penalties, their
+gradient taken at perhaps perturbed weights - optimizer - after-step hooks of the regularisers. Whatever a method draws
+in `loss` comes from torch's global generator, which the step seeds from (seed, epoch, batch).
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.spec.training import Attack
 from workers.labels import Labels
+from workers.models.classifier import Classifier
 
 
 class Loss(NamedTuple):
@@ -24,10 +27,10 @@ class Loss(NamedTuple):
 class Method(Protocol):
     """Built from its spec; holds no state of training."""
 
-    def attack(self, model: nn.Module, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:
+    def attack(self, model: Classifier, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:
         """Adversarial examples for x, B x C x H x W in [0, 1]; leaves the model as it was."""
 
-    def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
+    def loss(self, model: Classifier, x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
         """The loss that is minimised, with the model in training mode."""
 
 
@@ -35,12 +38,48 @@ class Method(Protocol):
 class WeightPerturbation(Protocol):
     """Moves the weights while the gradient of a step is taken."""
 
-    def applied(
-        self, model: nn.Module, x: Tensor, x_adv: Tensor, labels: Labels, epoch: int
-    ) -> AbstractContextManager[None]:
-        """Weights are perturbed inside, and exactly as before afterwards; running statistics are not touched."""
+    def applied(self, model: Classifier, loss: Callable[[], Tensor], epoch: int) -> AbstractContextManager[None]:
+        """Weights are perturbed inside, and exactly as before afterwards; running statistics are not touched.
+
+        Args:
+            model: in training mode.
+            loss: computes the step's whole loss, with its graph, at the weights as they are.
+            epoch: from 0.
+        """
 
 
-def perturbation_of(method: Method) -> WeightPerturbation | None:
-    """The weight perturbation that a method brings along, if any."""
-    return method if isinstance(method, WeightPerturbation) else None
+@runtime_checkable
+class Scheduled(Protocol):
+    """Changes its settings over training."""
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before the first step of `epoch` (from 0), and again when a trial goes on in it."""
+
+
+@runtime_checkable
+class NetworkPolicy(Protocol):
+    """Changes the network before training starts."""
+
+    def extend(self, model: Classifier) -> None:
+        """Changes the model in place; new weights come from torch's global generator, which is seeded for it."""
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """Carries something from step to step that a checkpoint must hold."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what `state_dict` gave."""
+
+
+@runtime_checkable
+class Replayed(Protocol):
+    """Takes several optimizer steps on each batch (free adversarial training)."""
+
+    replays: int
+
+    def after_gradient(self, x_adv: Tensor) -> None:
+        """Called after the backward pass; `x_adv.grad` is the gradient of the step's loss."""

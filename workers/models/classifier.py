@@ -25,11 +25,27 @@ class Classifier(nn.Module):
         self.network = network
         self.register_buffer("mean", mean.view(1, -1, 1, 1))
         self.register_buffer("std", std.view(1, -1, 1, 1))
+        self.heads = nn.ModuleDict()
+        """Further heads on the penultimate features, for training only."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of images with pixels in [0, 1]."""
         logits: Tensor = self.network((x - self.mean) / self.std)
         return logits
+
+    @property
+    def last_linear(self) -> nn.Linear:
+        """The layer that makes the logits: its input is the penultimate features."""
+        return [module for module in self.network.modules() if isinstance(module, nn.Linear)][-1]
+
+    def logits_and_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits B x classes, and the penultimate features B x F behind them."""
+        caught: list[Tensor] = []
+        hook = self.last_linear.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
+        try:
+            return self(x), caught[0]
+        finally:
+            hook.remove()
 
 
 def build_classifier(spec: Model, splits: Splits, seed: int, device: torch.device) -> Classifier:

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from orchestrator.spec.models import PreActResNet18, ResNet18, SmallPreActResNet, WideResNet
 
@@ -20,12 +19,13 @@ class PreActBlock(nn.Module):
         self.norm1, self.conv1 = nn.BatchNorm2d(inside), _conv(inside, outside, 3, stride)
         self.norm2, self.conv2 = nn.BatchNorm2d(outside), _conv(outside, outside, 3)
         self.shortcut = _conv(inside, outside, 1, stride) if stride != 1 or inside != outside else None
+        self.active1, self.active2 = nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """B x inside x H x W to B x outside x H/stride x W/stride."""
-        active = F.relu(self.norm1(x))
+        active = self.active1(self.norm1(x))
         skipped = x if self.shortcut is None else self.shortcut(active)
-        out = self.conv2(F.relu(self.norm2(self.conv1(active))))
+        out = self.conv2(self.active2(self.norm2(self.conv1(active))))
         result: Tensor = out + skipped
         return result
 
@@ -40,11 +40,13 @@ class PostActBlock(nn.Module):
         self.shortcut = nn.Sequential()
         if stride != 1 or inside != outside:
             self.shortcut = nn.Sequential(_conv(inside, outside, 1, stride), nn.BatchNorm2d(outside))
+        self.active1, self.active2 = nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """B x inside x H x W to B x outside x H/stride x W/stride."""
-        out = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
+        out = self.norm2(self.conv2(self.active1(self.norm1(self.conv1(x)))))
+        result: Tensor = self.active2(out + self.shortcut(x))
+        return result
 
 
 class ResNet(nn.Module):
@@ -80,16 +82,17 @@ class ResNet(nn.Module):
                 inside = width
         self.blocks = nn.Sequential(*layers)
         self.last_norm = nn.BatchNorm2d(inside) if pre_activation else None
+        self.active = nn.ReLU()
         self.linear = nn.Linear(inside, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, B x classes, of images B x channels x H x W."""
         out = self.stem(x)
         if self.stem_norm is not None:
-            out = F.relu(self.stem_norm(out))
+            out = self.active(self.stem_norm(out))
         out = self.blocks(out)
         if self.last_norm is not None:
-            out = F.relu(self.last_norm(out))
+            out = self.active(self.last_norm(out))
         logits: Tensor = self.linear(out.mean((2, 3)))
         return logits
 

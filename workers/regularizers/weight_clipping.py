@@ -17,7 +17,7 @@ class WeightClipping:
     def __init__(self, spec: spec.WeightClipping) -> None:
         self.bound = spec.bound
 
-    def after_step(self, model: nn.Module) -> None:
+    def after_step(self, model: nn.Module, progress: float) -> None:  # noqa: ARG002
         """Clips in place."""
         with torch.no_grad():
             for module in model.modules():
