@@ -88,7 +88,7 @@ class SelfSupervision(Method):
 @METHODS.register
 @WEIGHT_PERTURBABLE.register
 class AdvLogitConsistency(Method):
-    """AdvLC: AT + weight * mean of the largest absolute logit differences between x and x_adv (Li22)."""
+    """AdvLC: AT + weight * sum of the largest absolute logit differences of x and x_adv / B (Li22)."""
 
     implementation = "workers.methods.advlc:AdvLogitConsistency"
 

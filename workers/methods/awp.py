@@ -19,7 +19,7 @@ class AdversarialWeightPerturbation(Wrapped):
     v_l = gamma * ||w_l||_F * g_l / ||g_l||_F with g the gradient of the same loss at the same x_adv, for every tensor
     with more than one dimension. The extra forward uses the batch's statistics and leaves the running ones untouched.
     Before the optimizer steps, the weights are restored exactly; the authors' code subtracts v after the step, which
-    differs by the weight decay of v and by rounding.
+    differs by the weight decay of v and by rounding. A loss that draws at random (dropout, rotations) draws afresh.
     """
 
     def __init__(self, spec: spec.AdversarialWeightPerturbation) -> None:

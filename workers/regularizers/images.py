@@ -51,7 +51,7 @@ def _covered(centre: Tensor, side: int, size: int) -> Tensor:
 
 
 class Mixup:
-    """x_i and its label become weight * (x_i, y_i) + (1 - weight) * (x_j, y_j), j a random other image of the batch."""
+    """x_i and its label become weight * (x_i, y_i) + (1 - weight) * (x_j, y_j), j a random image of the batch."""
 
     def __init__(self, spec: spec.Mixup) -> None:
         self.alpha = spec.alpha
