@@ -10,6 +10,7 @@ import typer
 
 from orchestrator import __version__
 from orchestrator.errors import UserError
+from workers.failures import ErrorClass
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,17 +51,6 @@ class TableFormat(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     JSON = "json"
-
-
-class FailureClass(StrEnum):
-    """Classes of failure that `rerun` can pick."""
-
-    DIVERGED = "diverged"
-    OUT_OF_MEMORY = "out_of_memory"
-    BAD_DATA = "bad_data"
-    CODE_ERROR = "code_error"
-    STORAGE_UNAVAILABLE = "storage_unavailable"
-    WORKER_LOST = "worker_lost"
 
 
 def main() -> None:
@@ -155,7 +145,7 @@ def rerun(
     trial: Annotated[
         list[str] | None, typer.Option(help="Id of a trial, or its first digits; may be repeated.")
     ] = None,
-    error_class: Annotated[FailureClass | None, typer.Option(help="Only trials that failed in this way.")] = None,
+    error_class: Annotated[ErrorClass | None, typer.Option(help="Only trials that failed in this way.")] = None,
     from_scratch: Annotated[bool, typer.Option(help="Put checkpoints and results aside and begin again.")] = False,
     address: AddressOption = None,
     storage: StorageOption = None,
