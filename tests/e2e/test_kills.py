@@ -140,7 +140,8 @@ def test_stopped_trials_have_a_checkpoint_of_that_moment(stopped: Stage, place: 
         parsed = parse_checkpoint(name)
         assert parsed is not None
         epoch, batch, _ = parsed
-        assert epoch == stopped.epochs[trial_id] and batch < 3  # of three batches an epoch
+        # of three batches an epoch; 3 where the stop came between the last batch and the epoch's end
+        assert epoch == stopped.epochs[trial_id] and batch <= 3
 
 
 @pytest.fixture(scope="module")
