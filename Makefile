@@ -21,8 +21,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 demo: $(STAMP)
-	$(BIN)/flatsweep submit experiments.yaml
-	$(BIN)/flatsweep correlate experiments.yaml
+	$(BIN)/flatsweep submit experiments.yaml --correlate
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -31,6 +31,8 @@ app = typer.Typer(
 )
 
 DEFAULT_FILE = "experiments.yaml"
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
 STATUS_COLUMNS = (
     *("trial_id", "method", "regularizer", "setting", "seed", "state", "attempt"),
     *("error_class", "error", "train_loss", "robust_loss_gap"),
@@ -61,7 +63,7 @@ def main() -> None:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 @app.callback(invoke_without_command=True)
@@ -127,6 +129,9 @@ def plan(
 def submit(
     sweep: SweepArgument = DEFAULT_FILE,
     address: AddressOption = None,
+    then_correlate: Annotated[
+        bool, typer.Option("--correlate", help="Afterwards print what `correlate` prints.")
+    ] = False,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
@@ -135,8 +140,13 @@ def submit(
     from orchestrator.recorded import open_sweep
     from orchestrator.submit import submit as run
 
+    if then_correlate and as_json:
+        raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
     file = open_sweep(sweep, _places(storage, tracking_uri))
-    _report(file, run(file, _console(err=as_json), address=address), as_json)
+    code = _report(file, run(file, _console(err=as_json), address=address), as_json)
+    if then_correlate and code != INTERRUPTED:
+        _show_answer(file)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -159,7 +169,8 @@ def rerun(
 
     file = open_sweep(sweep, _places(storage, tracking_uri))
     prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
-    _report(file, run(file, _console(err=as_json), address=address, prepare=prepare), as_json)
+    done = run(file, _console(err=as_json), address=address, prepare=prepare)
+    raise typer.Exit(_report(file, done, as_json))
 
 
 @app.command()
@@ -221,23 +232,9 @@ def correlate(
     as_json: JsonOption = False,
 ) -> None:
     """Correlate flatness with the robust generalisation gap, and draw it."""
-    from orchestrator.analysis.answer import answer
-    from orchestrator.analysis.render import render
     from orchestrator.recorded import open_sweep
-    from orchestrator.tracking import tracking_uri as uri_of
 
-    file = open_sweep(sweep, _places(storage, tracking_uri))
-    found = answer(file.sweep, _existing_store(file), measure, target, figures)
-    if as_json:
-        _print_json(found.as_dict())
-        return
-    console = _console()
-    console.print(render(found.correlation))
-    for note in found.notes:
-        console.print(note, highlight=False, markup=False)
-    for path in found.files:
-        console.print(f"wrote  {path}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"store  {uri_of(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
+    _show_answer(open_sweep(sweep, _places(storage, tracking_uri)), measure, target, figures, as_json)
 
 
 @app.command()
@@ -298,17 +295,19 @@ def _table(sweep: str, places: "Places") -> "tuple[SweepFile, pd.DataFrame]":
     return file, trial_table(file.sweep, _existing_store(file).trial_runs(file.sweep.name))
 
 
-def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
+def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
     """Says what a submit or rerun did, and puts table and figures on the sweep's run if anything changed.
 
-    Exit code 1 if trials failed, 130 if it was stopped.
+    Returns:
+        The exit code: 0, 1 if trials failed, 130 if it was stopped.
     """
-    from orchestrator.analysis.answer import publish
     from orchestrator.plan import Action
     from orchestrator.show import plan_matrix, plan_sentence
     from orchestrator.tracking import tracking_uri
 
     if done.launched and done.after.counts()[Action.DONE]:
+        from orchestrator.analysis.answer import publish
+
         publish(file.sweep, _existing_store(file))
     failed = [entry for entry in done.after.entries if entry.action is Action.FAILED]
     if as_json:
@@ -317,7 +316,7 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
         console = _console()
         if not done.after.entries:
             console.print("no failed trial to run again")
-            return
+            return 0
         console.print(plan_matrix(done.after))
         if not done.launched:
             console.print(plan_sentence(done.after, None), highlight=False)
@@ -329,9 +328,31 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> None:
             )
         console.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
     if done.interrupted:
-        raise typer.Exit(130)
-    if failed:
-        raise typer.Exit(1)
+        return INTERRUPTED
+    return 1 if failed else 0
+
+
+def _show_answer(
+    file: "SweepFile",
+    measures: list[str] | None = None,
+    targets: list[str] | None = None,
+    figures: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Correlates, writes table and figures, and prints all of it."""
+    from orchestrator.analysis.answer import answer
+    from orchestrator.analysis.render import render
+    from orchestrator.tracking import tracking_uri
+
+    found = answer(file.sweep, _existing_store(file), measures, targets, figures)
+    if as_json:
+        _print_json(found.as_dict())
+        return
+    console = _console()
+    console.print(render(found.correlation))
+    lines = [*found.notes, *(f"wrote  {path}" for path in found.files), f"store  {tracking_uri(file.sweep)}"]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _plan_json(made: "Plan") -> dict[str, Any]:
