@@ -3,8 +3,7 @@
     python benchmarks/trial_overhead.py [--trials 60]
 
 A trial here trains one epoch of one batch and measures two images. Its own work (timed in this process, warm) is taken
-off; what is left is the fixed cost of a trial in a warm worker: Ray, folder, journal, checkpoint, MLflow. Start-up is
-taken off by comparing a sweep of few trials with one of many.
+off; what is left is the fixed cost of a trial in a warm worker: Ray, folder, journal, checkpoint, MLflow.
 """
 
 import argparse
@@ -22,6 +21,7 @@ from rich.console import Console
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
 from orchestrator.submit import submit
+from workers.journal import Journal
 from workers.storage import Folder
 from workers.trial import run_trial
 
@@ -45,13 +45,14 @@ def sweep(trials: int, storage: str, name: str) -> Sweep:
     )
 
 
-def seconds_of_sweep(trials: int, folder: Path) -> float:
-    """Wall time of a submit."""
+def seconds_per_trial(trials: int, folder: Path) -> float:
+    """Mean time between the ends of trials in a sweep, the first `FEW` left out: their workers were not warm yet."""
     made = sweep(trials, str(folder), f"overhead-{trials}")
     file = SweepFile(made, made.model_dump_json(), folder / "sweep.yaml")
-    started = time.perf_counter()
     submit(file, Console(file=io.StringIO()), address="local")
-    return time.perf_counter() - started
+    journals = [Journal(Folder(f"{folder}/{made.name}/{trial.trial_id}")) for trial in made.trials()]
+    ends = sorted(record.time_ms for journal in journals for record in journal.records if record.text == "finished")
+    return (ends[-1] - ends[FEW - 1]) / 1000 / (trials - FEW)
 
 
 def seconds_of_work(folder: Path) -> float:
@@ -103,16 +104,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fs-bench-") as place:
         folder = Path(place)
         work = seconds_of_work(folder / "work")
-        few, many = seconds_of_sweep(FEW, folder / "few"), seconds_of_sweep(trials, folder / "many")
+        each = seconds_per_trial(trials, folder / "sweep")
         import ray
 
         with contextlib.redirect_stdout(io.StringIO()):
             ray.init(address="local", include_dashboard=False, log_to_driver=False, _temp_dir=f"{place}/ray")
-        plain_few, plain_many = (seconds_of_plain_tune(count, folder / "tune") for count in (FEW, trials))
+        # the first one warms Ray up
+        _, few, many = (seconds_of_plain_tune(count, folder / "tune") for count in (FEW, FEW, FEW + trials))
         ray.shutdown()
-    each, plain = (many - few) / (trials - FEW), (plain_many - plain_few) / (trials - FEW)
+    plain = (many - few) / trials
     print(f"{machine()}, {cores} cores, {cores} trials side by side")
-    print(f"start-up: {few - FEW * each:.1f} s until the first of {FEW} trials could have ended")
     print(f"one trial after another: {each:.3f} s each, {60 / each:.0f} trials a minute")
     print(f"its own work: {work:.3f} s on one of {cores} cores, so {work / cores:.3f} s of that")
     print(f"fixed cost per trial: {each - work / cores:.3f} s; plain Ray Tune no-op: {plain:.3f} s")
