@@ -22,7 +22,6 @@ from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 MAX_PARAMS, MAX_PARAM = 100, 6000
 """MLflow's limits: params in a batch, characters in a value."""
 DATABASE = "mlflow.db"
-OPEN_STATUS = ("RUNNING", "SCHEDULED")
 
 
 def tracking_uri(sweep: Sweep) -> str:

@@ -1,9 +1,7 @@
 """What Ray Tune runs: an actor that advances one trial after another in short slices, and stays warm between them."""
 
-import json
 import logging
 import math
-import os
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -75,12 +73,12 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
         assert self._steps is not None  # noqa: S101
         until = time.monotonic() + SLICE_SECONDS
-        shown: dict[str, Any] = {"pid_of_worker": os.getpid()}
+        shown: dict[str, Any] = {}
         try:
             while time.monotonic() < until:
                 shown |= _shown(next(self._steps))
-        except StopIteration as stop:
-            return shown | {"done": True, "state": "finished", "values": json.dumps(stop.value)}
+        except StopIteration:
+            return shown | {"done": True, "state": "finished"}
         except Exception as error:
             kind = classify(error)
             if kind.passing:

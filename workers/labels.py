@@ -29,16 +29,18 @@ class Labels:
 
     def softened(self, amount: float) -> "Labels":
         """Probabilities (1 - amount) * p + amount / C."""
-        p = self.probabilities if self.probabilities is not None else F.one_hot(self.index, self.classes)
-        return replace(self, probabilities=p.to(torch.get_default_dtype()) * (1 - amount) + amount / self.classes)
+        return replace(self, probabilities=self._soft() * (1 - amount) + amount / self.classes)
 
     def mixed(self, order: Tensor, weight: float) -> "Labels":
         """weight * own + (1 - weight) * those of the images `order`, B; the index is that of the larger share."""
-        p = (self.probabilities if self.probabilities is not None else F.one_hot(self.index, self.classes)).to(
-            torch.get_default_dtype()
-        )
+        p = self._soft()
         index = self.index if weight >= 0.5 else self.index[order]
         return replace(self, index=index, probabilities=weight * p + (1 - weight) * p[order])
+
+    def _soft(self) -> Tensor:
+        """The probabilities, one-hot where none were set."""
+        p = self.probabilities if self.probabilities is not None else F.one_hot(self.index, self.classes)
+        return p.to(torch.get_default_dtype())
 
     def cross_entropy(self, logits: Tensor) -> Tensor:
         """Mean cross-entropy of logits B x C, in nats."""

@@ -31,7 +31,7 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun]) -> pd.DataFrame:
     settings = setting_labels(trials)
     rows = [_row(sweep, trial, label, by_id.get(trial.trial_id)) for trial, label in zip(trials, settings, strict=True)]
     table = pd.DataFrame(rows)
-    values = [key for measure in sweep.evaluation.measures for key in measure.keys() if key in table]  # noqa: SIM118
+    values = [key for measure in sweep.evaluation.measures for key in measure.keys() if key in table]  # noqa: SIM118  (a method)
     rest = sorted(set(table.columns) - {*SETTINGS, *STATES, *values})
     return table[[*SETTINGS, *STATES, *values, *rest]]
 

@@ -73,13 +73,3 @@ class Stateful(Protocol):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts back what `state_dict` gave."""
-
-
-@runtime_checkable
-class Replayed(Protocol):
-    """Takes several optimizer steps on each batch (free adversarial training)."""
-
-    replays: int
-
-    def after_gradient(self, x_adv: Tensor) -> None:
-        """Called after the backward pass; `x_adv.grad` is the gradient of the step's loss."""
