@@ -34,7 +34,7 @@ DEFAULT_FILE = "experiments.yaml"
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 STATUS_COLUMNS = (
-    *("trial_id", "method", "regularizer", "setting", "seed", "state", "attempt"),
+    *("trial_id", "checkpoint", "epoch", "method", "regularizer", "setting", "seed", "state", "attempt"),
     *("error_class", "error", "train_loss", "robust_loss_gap"),
 )
 
@@ -181,11 +181,12 @@ def status(
     as_json: JsonOption = False,
 ) -> None:
     """Show what is done, running, failed and missing."""
+    from orchestrator.analysis.table import one_per_trial
     from orchestrator.driver import has_driver
     from orchestrator.show import status_table
 
     file, table = _table(sweep, _places(storage, tracking_uri))
-    counts = {str(state): int(count) for state, count in table["state"].value_counts().items()}
+    counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
     shown = [column for column in STATUS_COLUMNS if column in table]
     alive = has_driver(file.sweep)
     if as_json:
@@ -208,7 +209,7 @@ def export(
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Write one row per trial with all its settings, states and values."""
+    """Write one row per trial and network measured, with all settings, states and values."""
     from orchestrator.analysis.export import write_table
 
     _, table = _table(sweep, _places(storage, tracking_uri))
@@ -288,11 +289,11 @@ def _existing_store(file: "SweepFile") -> Any:
 
 
 def _table(sweep: str, places: "Places") -> "tuple[SweepFile, pd.DataFrame]":
-    from orchestrator.analysis.table import trial_table
+    from orchestrator.analysis.table import read_table
     from orchestrator.recorded import open_sweep
 
     file = open_sweep(sweep, places)
-    return file, trial_table(file.sweep, _existing_store(file).trial_runs(file.sweep.name))
+    return file, read_table(file.sweep, _existing_store(file))
 
 
 def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:

@@ -29,21 +29,26 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Traces:
-    """What a trial's folder holds: whole epochs and batches in its newest checkpoint, names of its results."""
+    """What a trial's folder holds: whole epochs and batches in its newest checkpoint, names of its results, epochs
+    whose networks were kept."""
 
     exists: bool = False
     epoch: int = 0
     batch: int = 0
     results: frozenset[str] = frozenset()
+    kept: frozenset[int] = frozenset()
 
     @classmethod
     def of(cls, folder: Folder) -> "Traces":
         """Looks into a trial's folder, by names alone."""
         if not folder.exists(layout.TRIAL):
             return cls()
-        parsed = [layout.parse_checkpoint(name) for name in (folder / layout.CHECKPOINTS).names()]
-        epoch, batch, _ = max((found for found in parsed if found), default=(0, 0, ""))
-        return cls(True, epoch, batch, frozenset((folder / layout.MEASURES).names()))
+        names = (folder / layout.CHECKPOINTS).names()
+        epoch, batch, _ = max(filter(None, map(layout.parse_checkpoint, names)), default=(0, 0, ""))
+        # most trials keep nothing, and a listing costs time
+        snapshots = (folder / layout.CHECKPOINTS / layout.SNAPSHOTS).names() if layout.SNAPSHOTS in names else []
+        kept = frozenset(found[0] for found in map(layout.parse_snapshot, snapshots) if found)
+        return cls(True, epoch, batch, frozenset((folder / layout.MEASURES).names()), kept)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,7 @@ def folder_traces(sweep: Sweep) -> Callable[[str], Traces]:
 def decide(trial: Trial, evaluation: Evaluation, run: TrialRun | None, traces: Traces) -> tuple[Action, str]:
     """What to do with one trial, and why."""
     epochs = trial.training.epochs
-    missing = missing_measures(evaluation, traces)
+    missing = missing_measures(trial, evaluation, traces)
     if run is not None and run.state == "failed" and not _may_pass(run.error_class):
         return Action.FAILED, f"{run.error_class}: {run.error}"
     if not traces.exists:
@@ -125,10 +130,14 @@ def decide(trial: Trial, evaluation: Evaluation, run: TrialRun | None, traces: T
     return Action.RESUME, f"stopped at {at}{why}"
 
 
-def missing_measures(evaluation: Evaluation, traces: Traces) -> list[str]:
-    """Names of the measures that have no result with these settings."""
-    names = [(measure.name, layout.result_name(measure, evaluation.seed)) for measure in evaluation.measures]
-    return [name for name, file in names if file not in traces.results]
+def missing_measures(trial: Trial, evaluation: Evaluation, traces: Traces) -> list[str]:
+    """Names of the measures that have no result with these settings, with the network where it is not the last."""
+    missing = []
+    for network in layout.networks(trial, evaluation, traces.kept):
+        for measure in evaluation.measures:
+            if layout.result_name(measure, evaluation.seed, network) not in traces.results:
+                missing.append(measure.name if network == layout.LAST else f"{measure.name} ({network})")
+    return missing
 
 
 def _may_pass(error_class: str) -> bool:

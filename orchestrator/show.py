@@ -89,7 +89,7 @@ STATE_COLOURS = {"finished": "green", "failed": "red", "running": "cyan", "inter
 
 
 def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
-    """One line per trial: what it is and where it stands; below, why each failed one did."""
+    """One line per trial and network: what it is and where it stands; below, why each failed trial did."""
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trial", no_wrap=True)
     table.add_column("cell and seed", overflow="fold")
@@ -99,7 +99,7 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     failures = []
     for row in rows:
         setting = f" | {row['setting']}" if row["setting"] else ""
-        label = f"{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}"
+        label = f"{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}{_network(row)}"
         state = f"{row['state']}: {row['error_class']}" if row["error_class"] else row["state"]
         gap = row.get("robust_loss_gap")
         table.add_row(
@@ -109,6 +109,14 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
             str(row["attempt"] or ""),
             "" if gap is None else f"{gap:.3f}",
         )
-        if row["error"]:
+        if row["error"] and row["checkpoint"] == "last":
             failures.append(Text(f"{row['trial_id']}  {row['error']}"))
     return Group(table, *failures)
+
+
+def _network(row: Mapping[str, Any]) -> str:
+    """Which of a trial's networks a row is about, where it is not the last one."""
+    if row["checkpoint"] == "last":
+        return ""
+    at = f" (epoch {row['epoch']:g})" if row["checkpoint"] == "best" and row["epoch"] is not None else ""
+    return f" | {row['checkpoint']}{at}"

@@ -9,8 +9,8 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ class TrialRun:
     metrics: dict[str, float]
     """The latest value of each."""
     params: dict[str, str]
+    curves: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
+    """Values at the epochs before the last whose networks were measured; only where they were asked for."""
 
 
 class Store:
@@ -124,9 +126,27 @@ class Store:
                 place = None if served else (self._artifacts / self.experiment).as_uri()
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
 
-    def trial_runs(self, sweep_name: str) -> list[TrialRun]:
-        """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them."""
-        return [_trial_run(run) for run in self._search(sweep_name, "trial")]
+    def trial_runs(self, sweep_name: str, curves_of: Sequence[str] = ()) -> list[TrialRun]:
+        """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them.
+
+        Args:
+            sweep_name: of the sweep.
+            curves_of: values wanted at every epoch whose network was measured; each costs one more question to the
+                store for each trial that has such epochs.
+        """
+        runs = [_trial_run(run) for run in self._search(sweep_name, "trial")]
+        return [replace(run, curves=self._curves(run, curves_of)) if curves_of else run for run in runs]
+
+    def _curves(self, run: TrialRun, keys: Sequence[str]) -> dict[int, dict[str, float]]:
+        curves: dict[int, dict[str, float]] = {
+            int(epoch): {} for epoch in run.tags.get("kept_epochs", "").split(",") if epoch
+        }
+        with self._reached():
+            for key in keys if curves else ():
+                for point in self.client.get_metric_history(run.run_id, key):
+                    if point.step in curves:
+                        curves[point.step][key] = point.value
+        return curves
 
     def parent_run(self, sweep_name: str) -> str | None:
         """Id of the sweep's own run."""

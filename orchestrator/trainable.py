@@ -11,8 +11,8 @@ from ray import tune
 from orchestrator.spec.sweep import Evaluation, Trial
 
 if TYPE_CHECKING:
+    from workers.measurement import Measuring
     from workers.training import Progress
-    from workers.trial import Measuring
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +98,7 @@ def _shown(progress: "Progress | Measuring") -> dict[str, Any]:
     from workers.training import Progress
 
     if not isinstance(progress, Progress):
-        return {"phase": progress.measure, "fraction": progress.tick.done / progress.tick.total}
+        name = progress.measure if progress.network == "last" else f"{progress.measure} ({progress.network})"
+        return {"phase": name, "fraction": progress.tick.done / progress.tick.total}
     shown = {"phase": "train", "epoch": progress.epoch, "epochs": progress.epochs, "fraction": progress.fraction}
     return shown if progress.loss is None else shown | {"loss": progress.loss, "robust_error": progress.robust_error}

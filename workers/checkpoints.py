@@ -25,10 +25,8 @@ def save(folder: Folder, epoch: int, batch: int, state: State) -> str:
     Returns:
         The file's name, which holds the first digits of the content's SHA-256.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
-    name = checkpoint_name(epoch, batch, hashlib.sha256(content).hexdigest())
+    content, content_hash = packed(state)
+    name = checkpoint_name(epoch, batch, content_hash)
     folder.write(name, content)
     for old in _listed(folder)[KEPT:]:
         folder.delete(old)
@@ -38,18 +36,33 @@ def save(folder: Folder, epoch: int, batch: int, state: State) -> str:
 def newest(folder: Folder, device: torch.device) -> State | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a warning."""
     for name in _listed(folder):
-        content = folder.read(name)
-        parsed = parse_checkpoint(name)
-        if parsed is None or hashlib.sha256(content).hexdigest()[:HASH_DIGITS] != parsed[2]:
-            logger.warning("checkpoint %s/%s is damaged (hash differs); going back to the one before", folder, name)
-            continue
-        try:
-            state: State = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            logger.warning("checkpoint %s/%s cannot be read: %s; going back to the one before", folder, name, error)
-            continue
-        return state
+        if (state := unpacked(folder, name, device)) is not None:
+            return state
+        logger.warning("going back to the checkpoint before %s", name)
     return None
+
+
+def packed(state: State) -> tuple[bytes, str]:
+    """A file's content, and its SHA-256 in hex."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    return content, hashlib.sha256(content).hexdigest()
+
+
+def unpacked(folder: Folder, name: str, device: torch.device) -> State | None:
+    """What `packed` gave, from a file whose name ends with the first digits of its hash; None, with a warning, if it
+    is damaged. Nothing in it is executed."""
+    content = folder.read(name)
+    if hashlib.sha256(content).hexdigest()[:HASH_DIGITS] != name.removesuffix(".pt").rsplit("-", 1)[-1]:
+        logger.warning("%s/%s is damaged: its hash differs", folder, name)
+        return None
+    try:
+        state: State = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        logger.warning("%s/%s cannot be read: %s", folder, name, error)
+        return None
+    return state
 
 
 def _listed(folder: Folder) -> list[str]:

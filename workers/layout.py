@@ -1,19 +1,28 @@
 """Names inside a trial's folder, shared by the workers that write them and the planner that reads them; no torch."""
 
 import re
+from collections.abc import Container
 
 from orchestrator.spec.base import digest
 from orchestrator.spec.measures import Measure
+from orchestrator.spec.sweep import Evaluation, Trial
 
 TRIAL = "trial.json"
 DATA = "data.json"
 ERROR = "error.txt"
 CHECKPOINTS = "checkpoints"
 MEASURES = "measures"
+SNAPSHOTS = "snapshots"
+"""Inside the folder of checkpoints: networks of single epochs."""
+SELECTION = "selection.json"
+"""Inside the folder of snapshots: which epoch is the best so far."""
+LAST, BEST = "last", "best"
+"""Names of a trial's networks; those of other epochs are called by `kept_name`."""
 
 HASH_DIGITS = 16
 
 _CHECKPOINT = re.compile(rf"epoch-(\d{{6}})-batch-(\d{{7}})-([0-9a-f]{{{HASH_DIGITS}}})\.pt")
+_SNAPSHOT = re.compile(rf"epoch-(\d{{6}})-([0-9a-f]{{{HASH_DIGITS}}})\.pt")
 
 
 def checkpoint_name(epoch: int, batch: int, content_hash: str) -> str:
@@ -27,6 +36,38 @@ def parse_checkpoint(name: str) -> tuple[int, int, str] | None:
     return (int(match[1]), int(match[2]), match[3]) if match else None
 
 
-def result_name(measure: Measure, seed: int) -> str:
+def snapshot_name(epoch: int, content_hash: str) -> str:
+    """Name of the network after `epoch` whole epochs."""
+    return f"epoch-{epoch:06d}-{content_hash[:HASH_DIGITS]}.pt"
+
+
+def parse_snapshot(name: str) -> tuple[int, str] | None:
+    """(epoch, first digits of the content's hash) of a snapshot's name; None for any other file."""
+    match = _SNAPSHOT.fullmatch(name)
+    return (int(match[1]), match[2]) if match else None
+
+
+def kept_name(epoch: int) -> str:
+    """What the network of an epoch before the last is called beside `LAST` and `BEST`."""
+    return f"epoch-{epoch:06d}"
+
+
+def kept_epoch(name: str) -> int:
+    """The epoch in a name that `kept_name` made."""
+    return int(name.rsplit("-", 1)[-1])
+
+
+def networks(trial: Trial, evaluation: Evaluation, kept: Container[int]) -> list[str]:
+    """Names of the networks of a trial that are measured; `kept` holds the epochs whose snapshots are there."""
+    names = [LAST]
+    if BEST in evaluation.checkpoints and trial.training.early_stopping is not None:
+        names.append(BEST)
+    if "kept" in evaluation.checkpoints:
+        names += [kept_name(epoch) for epoch in trial.training.kept_epochs if epoch in kept]
+    return names
+
+
+def result_name(measure: Measure, seed: int, network: str = LAST) -> str:
     """File name of a measure's result: it holds the hash of all settings, so that other settings lie beside it."""
-    return f"{measure.name}-{digest({'measure': measure, 'seed': seed})}.json"
+    which = "" if network == LAST else f"{network}-"
+    return f"{measure.name}-{which}{digest({'measure': measure, 'seed': seed})}.json"

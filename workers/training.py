@@ -1,6 +1,7 @@
 """Training one network: the loop in plain sight. It can be stopped after any batch and goes on bit for bit the same."""
 
 import contextlib
+import copy
 import hashlib
 import math
 import time
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.spec.sweep import Trial
-from workers import checkpoints
+from workers import checkpoints, layout
 from workers.data.batches import TrainingBatches
 from workers.data.splits import Splits
 from workers.failures import DivergedError
@@ -29,6 +30,7 @@ from workers.regularizers.base import (
     Penalty,
 )
 from workers.seeding import generator, seed_of
+from workers.selection import Selection
 from workers.storage import Folder
 
 DIVERGED_LOSS = 1e3
@@ -73,13 +75,19 @@ class Trainer:
         self.epoch, self.next_batch, self.seconds = 0, 0, 0.0
         # sums over the running epoch: loss, examples wrong at the method's own inputs, examples
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
+        self.selection = Selection(trial, splits.validation, folder / layout.SNAPSHOTS if folder else None, device)
         if folder is not None and (state := checkpoints.newest(folder, device)) is not None:
             self._load(state)
 
     @property
-    def finished(self) -> bool:
+    def trained(self) -> bool:
         """Whether all epochs are trained."""
         return self.epoch >= self.trial.training.epochs
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are trained, and the networks of those that are to be kept are."""
+        return self.trained and not self.selection.due(self.epoch)
 
     def run(self, recorder: Recorder | None = None) -> Generator[Progress, None, Classifier]:
         """Trains to the end; yields after every batch. Closing the generator saves a checkpoint in mid-epoch.
@@ -88,7 +96,9 @@ class Trainer:
             DivergedError: the loss is not finite or beyond `DIVERGED_LOSS`.
         """
         try:
-            while not self.finished:
+            # an epoch's network is looked at when its checkpoint is there, so that a stop meanwhile costs nothing
+            yield from self._select(recorder)
+            while not self.trained:
                 self._begin_epoch()
                 while self.next_batch < len(self.batches):
                     started = time.perf_counter()
@@ -97,6 +107,7 @@ class Trainer:
                     self.seconds += time.perf_counter() - started
                     yield Progress(self.epoch, self.trial.training.epochs, self.next_batch, len(self.batches))
                 yield self._end_epoch(recorder)
+                yield from self._select(recorder)
         except GeneratorExit:
             self.save()
             raise
@@ -199,8 +210,24 @@ class Trainer:
         for _, regularizer in self.regularizers:
             if isinstance(regularizer, AfterEpoch):
                 regularizer.after_epoch(self.model, self.epoch / self.trial.training.epochs)
-            if isinstance(regularizer, FinalWeights) and self.finished:
-                regularizer.finish(self.model, self.splits.train, self.trial.training.batch_size)
+        if self.trained:
+            self._finish(self.model)
+
+    def _finish(self, model: Classifier) -> None:
+        """Puts the weights that are measured into `model`."""
+        for _, regularizer in self.regularizers:
+            if isinstance(regularizer, FinalWeights):
+                regularizer.finish(model, self.splits.train, self.trial.training.batch_size)
+
+    def _select(self, recorder: Recorder | None) -> Generator[Progress, None, None]:
+        """Looks at the network of the epoch that was just trained, if that is due."""
+        if self.next_batch or not self.selection.due(self.epoch):
+            return
+        model = copy.deepcopy(self.model)
+        if not self.trained:
+            self._finish(model)
+        for _ in self.selection.look(model, self.epoch, recorder):
+            yield Progress(self.epoch, self.trial.training.epochs, 0, len(self.batches))
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.trial.training.optimizer

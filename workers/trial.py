@@ -5,22 +5,18 @@ import logging
 import os
 import platform
 import socket
-import time
 import traceback
 from collections.abc import Generator
-from dataclasses import dataclass
 
 import torch
 
-from orchestrator.spec.base import canonical
-from orchestrator.spec.measures import Measure
 from orchestrator.spec.sweep import Evaluation, Trial
 from workers import layout
 from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, classify
-from workers.models.classifier import Classifier
+from workers.measurement import Measurement, Measuring, Values
 from workers.recorder import Recorder, Sink
-from workers.steps import Tick, drain
+from workers.steps import drain
 from workers.storage import Folder
 from workers.training import Progress, Trainer, weights_digest
 
@@ -33,16 +29,6 @@ CLOSE_SECONDS = 30.0
 """How long the end of a trial waits for a tracking store that does not answer; the journal has everything."""
 STOP_SECONDS = 3.0
 """The same when the trial is stopped: whoever stops it does not wait long."""
-
-Values = dict[str, float]
-
-
-@dataclass(frozen=True)
-class Measuring:
-    """Progress after training: `measure` has done `tick.done` of `tick.total` of its current part."""
-
-    measure: str
-    tick: Tick
 
 
 def run_trial(
@@ -129,45 +115,9 @@ def _train_and_measure(
         yield from trainer.run(recorder)
     recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
     recorder.tags({"weights": weights_digest(trainer.model)})
-    values: Values = {}
-    for measure in evaluation.measures:
-        values |= yield from _measured(measure, evaluation, trial, trainer.model, splits, folder, recorder)
+    values = yield from Measurement(trainer, evaluation, folder / layout.MEASURES, recorder).run()
     recorder.tags({"evaluation_id": evaluation.evaluation_id})
     return values
-
-
-def _measured(
-    measure: Measure,
-    evaluation: Evaluation,
-    trial: Trial,
-    model: Classifier,
-    splits: Splits,
-    folder: Folder,
-    recorder: Recorder,
-) -> Generator[Measuring, None, Values]:
-    """A measure's values: those in the folder, or measured now and put there."""
-    name, results = layout.result_name(measure, evaluation.seed), folder / layout.MEASURES
-    if results.exists(name):
-        values: Values = json.loads(results.read(name))["values"]
-    else:
-        started = time.perf_counter()
-        steps = measure.load().steps(model, splits, measure, attack=trial.training.attack, seed=evaluation.seed)
-        values = yield from _named(measure.name, steps)
-        seconds = time.perf_counter() - started
-        content = {"measure": canonical(measure), "seed": evaluation.seed, "values": values, "seconds": seconds}
-        results.write(name, json.dumps(content, indent=2).encode())
-        recorder.metrics({f"cost/{measure.name}_seconds": seconds}, trial.training.epochs, replace=True)
-    recorder.metrics(values, trial.training.epochs, replace=True)  # those of other settings may be there
-    return values
-
-
-def _named(name: str, steps: Generator[Tick, None, Values]) -> Generator[Measuring, None, Values]:
-    try:
-        while True:
-            yield Measuring(name, next(steps))
-    except StopIteration as stop:
-        values: Values = stop.value
-        return values
 
 
 def _check_data(folder: Folder, splits: Splits) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.analysis.correlation import CorrelationResult, flatness_columns
 from orchestrator.analysis.correlation import correlate as correlate_table
 from orchestrator.analysis.figures import scatter
-from orchestrator.analysis.table import finished, trial_table
+from orchestrator.analysis.table import compared, one_per_trial, read_table
 from orchestrator.errors import UserError
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
@@ -39,7 +39,7 @@ def answer(
     targets: list[str] | None = None,
     folder: Path | None = None,
 ) -> Answer:
-    """Correlates over the finished trials, writes table and figures, and logs them to the sweep's own run.
+    """Correlates over the last and best networks of finished trials; writes and logs table and figures.
 
     Args:
         sweep: the sweep.
@@ -51,8 +51,8 @@ def answer(
     Raises:
         UserError: no trial has finished, or a column is unknown.
     """
-    table = trial_table(sweep, store.trial_runs(sweep.name))
-    usable = finished(table)
+    table = read_table(sweep, store)
+    usable = compared(table)
     if usable.empty:
         raise UserError(f"no trial of '{sweep.name}' has finished yet; `flatsweep status` shows where they are")
     correlation = correlate_table(usable, measures, targets)
@@ -65,7 +65,8 @@ def answer(
             if pair.target == first_target:
                 files += scatter(usable, pair.measure, pair.target, place / f"{pair.target}-vs-{pair.measure}")
     _log(store, sweep, files)
-    left_out = table[table["state"] != "finished"]
+    trials = one_per_trial(table)
+    left_out = trials[trials["state"] != "finished"]
     notes = [
         f"not used: {cell} | {regularizer} | seed {seed}: {error_class or state}"
         for cell, regularizer, seed, error_class, state in left_out[
@@ -77,8 +78,8 @@ def answer(
 
 def publish(sweep: Sweep, store: Store) -> None:
     """Puts the table, and correlation and figures where there is flatness to correlate, on the sweep's own run."""
-    table = trial_table(sweep, store.trial_runs(sweep.name))
-    if flatness_columns(finished(table)):
+    table = read_table(sweep, store)
+    if flatness_columns(compared(table)):
         answer(sweep, store)
         return
     with _writing(Path(sweep.storage) / sweep.name / FOLDER) as place:

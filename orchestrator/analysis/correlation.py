@@ -16,7 +16,9 @@ from orchestrator.analysis.bootstrap import Floats, Ints, resampled_coefficients
 from orchestrator.errors import UserError, suggest
 
 CELL = ("method", "regularizer", "setting")
-LABELS = ("trial_id", "method", "method_name", "regularizer", "setting", "seed")
+GROUP = (*CELL, "checkpoint")
+"""What networks that differ by their seed alone share; a trial's last and best network are two groups of one cell."""
+LABELS = ("trial_id", "checkpoint", "method", "method_name", "regularizer", "setting", "seed")
 TARGETS = ("robust_loss_gap", "robust_error_gap", "robust_loss_test", "robust_error_test")
 FLATNESS = ("average_flatness", "worst_flatness")
 
@@ -44,7 +46,7 @@ class Pair:
 
     measure: str
     target: str
-    trials: int
+    networks: int
     cells: int
     pearson: Coefficient
     spearman: Coefficient
@@ -55,7 +57,7 @@ class Pair:
         tau = self.kendall
         if tau.value is None:
             return f"No answer on {self.target} and {self.measure}: {tau.reason}."
-        over = f"Over {count(self.trials, 'trial')} in {count(self.cells, 'cell')}"
+        over = f"Over {count(self.networks, 'network')} in {count(self.cells, 'cell')}"
         if tau.low is None or tau.high is None:
             return (
                 f"{over}, Kendall tau of {self.target} and {self.measure} is {tau.value:.2f}, "
@@ -76,7 +78,7 @@ class Spread:
     """Seed noise of one column beside the differences between cells, in the column's unit."""
 
     column: str
-    trials: int
+    networks: int
     cells: int
     within_cell_sd: float | None
     """Pooled over cells with at least two seeds, each with its degrees of freedom."""
@@ -100,7 +102,7 @@ class LeftOut:
 class CorrelationResult:
     """Every pair, target by target, with what was left out and what to keep in mind."""
 
-    trials: int
+    networks: int
     cells: int
     resamples: int
     level: float
@@ -138,8 +140,9 @@ def correlate(
     never clearly better: so the simpler one is used. With few cells, read it as too narrow.
 
     Args:
-        table: One row per finished trial, with the columns of `LABELS` and value columns; losses and flatness in nats,
-            errors as fractions. NaN and infinite values are left out, pair by pair, and listed.
+        table: One row per network of a finished trial, with the columns of `LABELS` and value columns; losses and
+            flatness in nats, errors as fractions. NaN and infinite values are left out, pair by pair, and listed.
+            Networks of one trial are in one cell, and so resampled together.
         measures: Columns to explain with; by default every average- and worst-case flatness.
         targets: Columns to be explained; by default those of `TARGETS` that are there.
         resamples: Bootstrap resamples, at least 1.
@@ -167,7 +170,7 @@ def correlate(
 
     pairs = tuple(_pair(rows, measure, target, resamples, level, seed) for target in targets for measure in measures)
     return CorrelationResult(
-        trials=len(rows),
+        networks=len(rows),
         cells=len(rows[list(CELL)].drop_duplicates()),
         resamples=resamples,
         level=level,
@@ -192,7 +195,8 @@ def usable_rows(table: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFra
         columns: Value columns; each unusable value becomes one entry of the list and NaN in the result.
 
     Returns:
-        One row per trial, in the table's order, and what was left out: unusable values, then trials' second rows.
+        One row per network, in the table's order, and what was left out: unusable values, then second rows of one
+        network.
 
     Raises:
         UserError: A label column or one of `columns` is not there, or holds no numbers.
@@ -200,7 +204,8 @@ def usable_rows(table: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFra
     if missing := [name for name in LABELS if name not in table]:
         raise UserError(f"the table of trials lacks the column '{missing[0]}': it needs {', '.join(LABELS)}")
     rows = table[list(LABELS)].copy()
-    for name, absent in (("trial_id", ""), ("method", ""), ("regularizer", "none"), ("setting", "")):
+    absent_values = {"trial_id": "", "checkpoint": "last", "method": "", "regularizer": "none", "setting": ""}
+    for name, absent in absent_values.items():
         rows[name] = rows[name].astype(object).where(rows[name].notna(), absent).astype(str)
     left_out = []
     for name in columns:
@@ -209,18 +214,18 @@ def usable_rows(table: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFra
             reason = "missing" if np.isnan(values[index]) else "infinite"
             left_out.append(LeftOut(*_who(rows.iloc[index]), name, reason))
         rows[name] = np.where(np.isfinite(values), values, np.nan)
-    again = rows["trial_id"].duplicated()
-    left_out += [LeftOut(*_who(row), None, "a second row of this trial") for _, row in rows[again].iterrows()]
+    again = rows[["trial_id", "checkpoint"]].duplicated()
+    left_out += [LeftOut(*_who(row), None, "a second row of this network") for _, row in rows[again].iterrows()]
     return rows[~again].reset_index(drop=True), left_out
 
 
 def point_estimates(x: Floats, y: Floats) -> tuple[float, float, float] | str:
     """Pearson r, Spearman rho and Kendall tau-b of two finite arrays of shape (n,), or why there are none."""
     if len(x) < 3:
-        return f"{len(x)} usable {'trial' if len(x) == 1 else 'trials'}, and at least 3 are needed"
+        return f"{len(x)} usable {'network' if len(x) == 1 else 'networks'}, and at least 3 are needed"
     for values, which in ((x, "the measure"), (y, "the target")):
         if _is_constant(values):
-            return f"{which} has one and the same value in all {len(x)} trials"
+            return f"{which} has one and the same value in all {len(x)} networks"
     pearson = stats.pearsonr(scaled(x), scaled(y)).statistic
     return float(pearson), float(stats.spearmanr(x, y).statistic), float(stats.kendalltau(x, y).statistic)
 
@@ -236,7 +241,7 @@ def _pair(rows: pd.DataFrame, measure: str, target: str, resamples: int, level: 
         reason = values.replace("the measure", measure).replace("the target", target)
         coefficients = [Coefficient(None, reason=reason)] * 3
     elif k == 1:
-        reason = "all trials are in one cell, and the interval resamples cells"
+        reason = "all networks are in one cell, and the interval resamples cells"
         coefficients = [Coefficient(value, reason=reason) for value in values]
     else:
         generator = np.random.default_rng(seed)
@@ -259,11 +264,11 @@ def _with_interval(value: float, samples: Floats, level: float) -> Coefficient:
 
 
 def _spread(rows: pd.DataFrame, column: str) -> Spread:
-    """One-way analysis of variance by cell, as two standard deviations."""
+    """One-way analysis of variance by cell (and checkpoint), as two standard deviations."""
     used = rows[rows[column].notna()]
     values = used[column].to_numpy()
     scale = float(np.abs(values).max(initial=0)) or 1.0
-    groups = (used[column] / scale).groupby([used[name] for name in CELL])
+    groups = (used[column] / scale).groupby([used[name] for name in GROUP])
     sizes, means = groups.size().to_numpy(), groups.mean().to_numpy()
     k, freedom = len(sizes), len(used) - len(sizes)
     within = between = None
@@ -301,8 +306,8 @@ def _notes(rows: pd.DataFrame, pairs: Sequence[Pair]) -> list[str]:
                 notes.append(f"{where}: every resample gives {item.low:.3g}, so the interval says nothing.")
             if item.skipped:
                 notes.append(f"{where}: {count(item.skipped, 'resample')} skipped, a variable was constant in them.")
-    repeated = rows[rows.duplicated([*CELL, "seed"], keep=False)]
-    for _, group in repeated.groupby([*CELL, "seed"]):
+    repeated = rows[rows.duplicated([*GROUP, "seed"], keep=False)]
+    for _, group in repeated.groupby([*GROUP, "seed"]):
         ids = ", ".join(group["trial_id"])
         notes.append(f"{_who(group.iloc[0])[1]} is there {len(group)} times, all are used: {ids}.")
     return notes
@@ -330,8 +335,10 @@ def _numbers(table: pd.DataFrame, name: str) -> Floats:
 
 
 def _who(row: "pd.Series[Any]") -> tuple[str, str]:
-    """A trial's id, and its label for people."""
+    """A trial's id, and its network's label for people."""
     parts = [row["method"], row["regularizer"], row["setting"], f"seed {row['seed']}"]
+    if row["checkpoint"] != "last":
+        parts.append(row["checkpoint"])
     return str(row["trial_id"]), " | ".join(str(part) for part in parts if part)
 
 

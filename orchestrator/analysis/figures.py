@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.correlation import CELL, point_estimates, usable_rows
+from orchestrator.analysis.correlation import CELL, GROUP, point_estimates, usable_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +28,9 @@ AXES_INCHES = (4.6, 3.6)
 GAP_INCHES = 0.15
 CELL_LINES = "cells"
 """The id, in the figure and in the SVG, of the lines that join the seeds of a cell."""
+
+CHECKPOINTS = ("last", "best")
+"""Points of last networks are filled, those of best ones (early stopping) are hollow."""
 
 NAMES = {
     "robust_loss": "Robust loss",
@@ -110,7 +113,7 @@ def draw(table: pd.DataFrame, measure: str, target: str) -> "Figure":
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _legends(figure, axes, methods, regularizers)
+    _legends(figure, axes, methods, regularizers, with_best=bool((rows["checkpoint"] == "best").any()))
     return figure
 
 
@@ -155,7 +158,7 @@ def _points(
 
     by_method = dict(zip(methods, colours(len(methods)), strict=True))
     segments, line_colours = [], []
-    for (method, *_), cell in rows.groupby(list(CELL), sort=False):
+    for (method, *_), cell in rows.groupby(list(GROUP), sort=False):
         if len(cell) > 1:
             # Along the measure: in order of seeds the line would run to and fro.
             segments.append(cell.sort_values([measure, target])[[measure, target]].to_numpy())
@@ -171,28 +174,37 @@ def _points(
                 group[measure], group[target], xerr=x_error, yerr=y_error, ecolor=by_method[str(method)], **style
             )
     for regularizer, marker in zip(regularizers, markers(len(regularizers)), strict=True):
-        group = rows[rows["regularizer"] == regularizer]
-        axes.scatter(
-            group[measure],
-            group[target],
-            s=_size(marker) ** 2,
-            c=[by_method[method] for method in group["method"]],
-            marker=marker,
-            linewidths=0.5,
-            edgecolors="white" if marker in MARKERS else None,
-            zorder=4,
-        )
+        for checkpoint in CHECKPOINTS:
+            group = rows[(rows["regularizer"] == regularizer) & (rows["checkpoint"] == checkpoint)]
+            if group.empty:
+                continue
+            point_colours = [by_method[method] for method in group["method"]]
+            solid: dict[str, Any] = {"c": point_colours, "edgecolors": "white" if marker in MARKERS else None}
+            hollow: dict[str, Any] = {"facecolors": "none", "edgecolors": point_colours}
+            axes.scatter(
+                group[measure],
+                group[target],
+                s=_size(marker) ** 2,
+                marker=marker,
+                linewidths=0.5 if checkpoint == "last" else 1.2,
+                zorder=4,
+                **(solid if checkpoint == "last" else hollow),
+            )
     axes.margins(0.07)
 
 
-def _legends(figure: "Figure", axes: "Axes", methods: Sequence[str], regularizers: Sequence[str]) -> None:
-    """Both legends right of the axes, one under the other; the axes grow to the height that they need."""
+def _legends(
+    figure: "Figure", axes: "Axes", methods: Sequence[str], regularizers: Sequence[str], with_best: bool
+) -> None:
+    """The legends right of the axes, one under the other; the axes grow to the height that they need."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.lines import Line2D
 
-    def handle(label: str, colour: Any, marker: str) -> "Line2D":
-        edge = "white" if marker in MARKERS else colour
+    def handle(label: str, colour: Any, marker: str, hollow: bool = False) -> "Line2D":
+        edge = "white" if marker in MARKERS and not hollow else colour
         style: dict[str, Any] = {"markeredgecolor": edge, "markeredgewidth": 0.5, "markersize": _size(marker)}
+        if hollow:
+            style |= {"markerfacecolor": "none", "markeredgewidth": 1.2}
         return Line2D([], [], linestyle="none", color=colour, marker=marker, label=_wrapped(label), **style)
 
     pairs = (
@@ -200,6 +212,10 @@ def _legends(figure: "Figure", axes: "Axes", methods: Sequence[str], regularizer
         (
             "Regularizer",
             [handle(name, "0.35", mark) for name, mark in zip(regularizers, markers(len(regularizers)), strict=True)],
+        ),
+        (
+            "Network",
+            [handle("last epoch", "0.35", "o"), handle("early-stopped", "0.35", "o", hollow=True)] if with_best else [],
         ),
     )
     legends = [_legend(axes, title, handles) for title, handles in pairs if handles]
@@ -249,7 +265,7 @@ def _title(rows: pd.DataFrame, labels: pd.DataFrame, measure: str, target: str) 
     cells = len(rows[list(CELL)].drop_duplicates())
     absent = len(labels) - len(rows)
     values = point_estimates(rows[measure].to_numpy(), rows[target].to_numpy())
-    lines = [f"n = {len(rows)} trials in {cells} cells" + (f", {absent} without both values" if absent else "")]
+    lines = [f"n = {len(rows)} networks in {cells} cells" + (f", {absent} without both values" if absent else "")]
     if isinstance(values, str):
         lines.append("no correlation: " + values.replace("the measure", measure).replace("the target", target))
     else:

@@ -22,7 +22,7 @@ def render(result: CorrelationResult) -> RenderableType:
         coefficients.add_column(name, no_wrap=True)
     for pair in result.pairs:
         values = [_shown(item) for item in (pair.pearson, pair.spearman, pair.kendall)]
-        texts = [f"{pair.target}\n  {pair.measure}", f"{pair.trials}\n({pair.cells})", *values]
+        texts = [f"{pair.target}\n  {pair.measure}", f"{pair.networks}\n({pair.cells})", *values]
         coefficients.add_row(*[Text(text) for text in texts])
 
     spreads = Table(**style)
@@ -31,7 +31,7 @@ def render(result: CorrelationResult) -> RenderableType:
         spreads.add_column(name, justify="right")
     for spread in result.spreads:
         sds = ("-" if sd is None else f"{sd:.3g}" for sd in (spread.within_cell_sd, spread.between_cell_sd))
-        spreads.add_row(*[Text(text) for text in (spread.column, f"{spread.trials} ({spread.cells})", *sds)])
+        spreads.add_row(*[Text(text) for text in (spread.column, f"{spread.networks} ({spread.cells})", *sds)])
 
     how = f"Brackets: {100 * result.level:.3g} % bootstrap interval, {result.resamples} resamples of whole cells."
     return Group(
@@ -46,7 +46,7 @@ def _left_out_lines(left_out: Sequence[LeftOut]) -> list[str]:
     for item in left_out:
         groups.setdefault((item.column, item.reason), []).append(f"{item.trial_id} ({item.label})")
     return [
-        f"Left out{f' of {column}' if column else ''}, {reason}, {count(len(who), 'trial')}: {', '.join(who)}."
+        f"Left out{f' of {column}' if column else ''}, {reason}, {count(len(who), 'network')}: {', '.join(who)}."
         for (column, reason), who in groups.items()
     ]
 

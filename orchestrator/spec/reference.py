@@ -14,7 +14,7 @@ from orchestrator.spec.methods import METHODS
 from orchestrator.spec.models import MODELS
 from orchestrator.spec.regularizers import REGULARIZERS
 from orchestrator.spec.sweep import Evaluation, Exclude, Grid, Resources, Sweep, Tracking
-from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, EvaluationAttack, Training
+from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, EarlyStopping, EvaluationAttack, Training
 
 HEAD = """# The sweep file
 
@@ -37,6 +37,7 @@ SECTIONS: tuple[tuple[str, type[Spec]], ...] = (
     ("Top level", Sweep),
     ("`training`", Training),
     ("`training.attack`", Attack),
+    ("`training.early_stopping`", EarlyStopping),
     ("`grid`", Grid),
     ("`grid.exclude`", Exclude),
     ("`evaluation`", Evaluation),

@@ -4,13 +4,14 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from orchestrator.errors import suggest
+from orchestrator.spec import impossible
 from orchestrator.spec.axes import TooManyCells, expand_sweep
-from orchestrator.spec.base import Integer, Number, Spec, digest, problem
+from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, problem
 from orchestrator.spec.data import DATA, Data, Digits
 from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
 from orchestrator.spec.methods import METHODS, Method
@@ -120,8 +121,19 @@ class Grid(Spec):
     """Cells that are left out."""
 
 
+def _with_last(value: tuple[str, ...]) -> tuple[str, ...]:
+    """In one order, so that writing them the other way round is the same evaluation."""
+    if "last" not in value:
+        raise ValueError("'last' is always measured: list it")
+    return tuple(name for name in ("last", "best", "kept") if name in value)
+
+
+Checkpoints = Annotated[tuple[Literal["last", "best", "kept"], ...], AfterValidator(_with_last)]
+"""Which of a trial's networks are measured."""
+
+
 class Evaluation(Spec):
-    """What is measured after training, at the last epoch's weights."""
+    """What is measured after training."""
 
     measures: Annotated[tuple[Annotated[Measure, MEASURES], ...], Field(min_length=1)] = (
         Robustness(),
@@ -131,6 +143,9 @@ class Evaluation(Spec):
     """Measures, by name or with settings."""
     seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0
     """Seed of random starts and directions: the same for every trial, so that networks are compared at equal draws."""
+    checkpoints: Checkpoints = added_field(("last", "best"))
+    """Networks of a trial that are measured, each a row of its own in every table: `last`, always; `best`, where
+    `training.early_stopping` says so; `kept`, those of `training.keep_every`."""
 
     @field_validator("measures")
     @classmethod
@@ -242,6 +257,30 @@ class Sweep(Spec):
         if not left:
             raise problem("the grid is empty: every cell is excluded", "grid", "exclude")
         return self
+
+    @model_validator(mode="after")
+    def _cells_can_be_trained(self) -> Self:
+        known = set()
+        for cell in self.trials():
+            key = (id(cell.data), id(cell.model), id(cell.training), id(cell.method), id(cell.regularizers))
+            if key in known:
+                continue
+            known.add(key)
+            for (section, *rest), reason in impossible.reasons(cell):
+                raise problem(reason, *self._place_of(section, cell), *rest)
+        return self
+
+    def _place_of(self, section: str | int, cell: Trial) -> tuple[str | int, ...]:
+        """Where in the sweep the part `section` of a cell comes from."""
+        axes: dict[str | int, tuple[tuple[str, ...], tuple[Any, ...], Any]] = {
+            "data": (("data",), self.data, cell.data),
+            "model": (("model",), self.model, cell.model),
+            "training": (("training",), self.training, cell.training),
+            "method": (("grid", "methods"), self.grid.methods, cell.method),
+            "regularizers": (("grid", "regularizers"), self.grid.regularizers, cell.regularizers),
+        }
+        place, values, value = axes[section]
+        return (*place, values.index(value))
 
     @model_validator(mode="after")
     def _attacks_fit(self) -> Self:

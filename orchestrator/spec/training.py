@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Number, Registry, Spec, added_field, problem
+from orchestrator.spec.base import Component, Integer, Number, Registry, Spec, added_field, location, problem
 
 Norm = Literal["linf", "l2"]
 
@@ -61,6 +61,21 @@ class EvaluationAttack(Spec):
         """The complete attack, with norm and eps taken from the training attack where they were left out."""
         own = self.model_dump(exclude={"norm", "eps"})
         return Attack(norm=self.norm or training.norm, eps=training.eps if self.eps is None else self.eps, **own)
+
+
+class EarlyStopping(Spec):
+    """The epoch with the smallest robust error on the validation images, never on test images.
+
+    Training goes on to its last epoch all the same: both networks, `best` and `last`, are measured. Of epochs with the
+    same robust error the one with the smaller robust loss is the best [ours].
+    """
+
+    every: Annotated[Integer, Field(ge=1)] = 1
+    """Epochs from one look at the validation images to the next; the last epoch is always looked at."""
+    examples: Annotated[Integer, Field(ge=1)] = 1000
+    """First so many validation images (fewer if there are fewer)."""
+    attack: EvaluationAttack = EvaluationAttack(steps=10)
+    """The attack on them; PGD-10 by default."""
 
 
 class Optimizer(Component):
@@ -218,3 +233,13 @@ class Training(Spec):
     """Largest Euclidean norm of the whole gradient; a longer one is shortened to it. Left out: no clipping."""
     attack: Attack = Attack()
     """The attack that adversarial training runs on every batch, in eval mode."""
+    early_stopping: EarlyStopping | None = added_field(None)
+    """Also keep and measure the network of the best epoch on the validation images. Left out: the last one only."""
+    keep_every: Annotated[Integer, Field(ge=1)] | None = location(None)
+    """Also keep the network of every so many epochs, for curves over training (`evaluation.checkpoints: [kept]`);
+    no part of a trial's identity. Left out: none."""
+
+    @property
+    def kept_epochs(self) -> range:
+        """The epochs before the last one whose networks are kept, counted from 1."""
+        return range(self.keep_every or self.epochs, self.epochs, self.keep_every or 1)

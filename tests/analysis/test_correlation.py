@@ -27,6 +27,7 @@ def table_of(x, y, cells, **columns):
     seeds = pd.Series(cells).groupby(cells).cumcount().to_list()
     data = {
         "trial_id": [f"t{i}" for i in range(len(x))],
+        "checkpoint": "last",
         "method": [f"trades(beta={cell})" for cell in cells],
         "method_name": "trades",
         "regularizer": "none",
@@ -104,7 +105,7 @@ class TestCoefficients:
     def test_spread_by_hand(self):
         table = table_of([1, 3, 10, 14], [0, 1, 2, 3], [0, 0, 1, 1])
         spread = correlate(table).spreads[0]
-        assert (spread.column, spread.trials, spread.cells) == (MEASURE, 4, 2)
+        assert (spread.column, spread.networks, spread.cells) == (MEASURE, 4, 2)
         assert spread.within_cell_sd == pytest.approx(math.sqrt((2 + 8) / 2))
         assert spread.between_cell_sd == pytest.approx(10 / math.sqrt(2))
 
@@ -179,7 +180,7 @@ class TestInterval:
     def test_big_tables_are_quick_enough(self):
         generator = np.random.default_rng(0)
         table = clustered(generator, 100, 5).assign(robust_error_gap=generator.normal(size=500))
-        assert correlate(table).trials == 500
+        assert correlate(table).networks == 500
 
 
 class TestSentence:
@@ -187,7 +188,7 @@ class TestSentence:
         result = correlate(clustered(np.random.default_rng(0), 20, 2, rho=0.99, shared=0.99))
         tau = result.pairs[0].kendall
         expected = f"goes with {MEASURE}: Kendall tau {tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]."
-        assert result.answer == f"Over 40 trials in 20 cells, {TARGET} {expected}"
+        assert result.answer == f"Over 40 networks in 20 cells, {TARGET} {expected}"
 
     def test_against(self):
         table = clustered(np.random.default_rng(0), 20, 2, rho=-0.99, shared=0.99)
@@ -221,7 +222,7 @@ class TestTables:
             ("t3", MEASURE, "missing"),
             ("t5", TARGET, "infinite"),
         ]
-        assert [pair.trials for pair in result.pairs] == [10, 11]
+        assert [pair.networks for pair in result.pairs] == [10, 11]
         assert "t3 (trades(beta=1) | none | seed 1)" in shown(result)
 
     def test_a_trial_twice_counts_once(self):
@@ -248,7 +249,7 @@ class TestTables:
         table[column] = 0.1 + 1e-17 * np.arange(12)
         result = correlate(table)
         assert all(item.value is None for item in coefficients(result.pairs[0]))
-        assert f"{column} has one and the same value in all 12 trials" in result.answer
+        assert f"{column} has one and the same value in all 12 networks" in result.answer
 
     def test_one_cell(self):
         result = correlate(clustered(np.random.default_rng(0), 1, 6))

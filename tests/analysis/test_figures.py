@@ -21,6 +21,7 @@ def grid(methods, regularizers, seeds, se=True):
     rows = [
         {
             "trial_id": f"{method}/{regularizer}/{seed}",
+            "checkpoint": "last",
             "method": method,
             "method_name": method.partition("(")[0],
             "regularizer": regularizer,
@@ -56,7 +57,7 @@ def test_files(tmp_path):
         "trades(beta=6)",
         "awp(gamma=0.01)",
         "Average-case flatness, ξ = 0.5 (nats)",
-        "n = 8 trials in 4 cells",
+        "n = 8 networks in 4 cells",
     ):
         assert text in svg
     written = pd.read_csv(paths[2], dtype=str, keep_default_na=False)
@@ -112,7 +113,7 @@ def test_rows_without_both_values_are_counted_and_not_drawn(tmp_path):
     table.loc[2, f"{MEASURE}_se"] = np.nan
     figure = draw(table, MEASURE, TARGET)
     assert sum(len(item.get_offsets()) for item in artists(figure, PathCollection)) == 4
-    assert "n = 4 trials in 2 cells, 2 without both values" in figure.axes[0].get_title(loc="left")
+    assert "n = 4 networks in 2 cells, 2 without both values" in figure.axes[0].get_title(loc="left")
     assert len(pd.read_csv(scatter(table, MEASURE, TARGET, tmp_path / "f")[2])) == 4
 
 

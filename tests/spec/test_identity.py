@@ -17,6 +17,7 @@ from orchestrator.spec.sweep import Evaluation, Trial
 from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack
 
 OTHER: dict[str, Any] = {
+    "early_stopping": {"every": 2},
     "title": "another",
     "optimizer": {"name": "sgd", "lr": 0.125},
     "schedule": "constant",
@@ -149,7 +150,7 @@ def test_each_field_counts_unless_it_is_a_location(
     after = cls.model_validate(before.model_dump() | {key: another(key, getattr(before, key), field.annotation)})
     assert getattr(after, key) != getattr(before, key)
     is_location = field.json_schema_extra == {"identity": False}
-    assert is_location == (key in {"root", "download", "path"})
+    assert is_location == (key in {"root", "download", "path", "keep_every"})
     assert (digest(after) == digest(before)) == is_location
 
 

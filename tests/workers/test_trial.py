@@ -16,10 +16,11 @@ from workers import layout
 from workers.data import splits as splits_module
 from workers.failures import DataError, DivergedError, ErrorClass, classify
 from workers.journal import Journal, Record
+from workers.measurement import Measuring
 from workers.steps import drain
 from workers.storage import Folder
 from workers.training import Progress, Trainer, weights_digest
-from workers.trial import Measuring, run_trial, trial_steps
+from workers.trial import run_trial, trial_steps
 
 TRIAL = trial("trades", [{"name": "label_noise", "rate": 0.2}], epochs=3)
 ROBUSTNESS = {"name": "robustness", "attack": {"steps": 2}, "test_examples": 50, "train_examples": 50, "batch_size": 20}
