@@ -188,6 +188,7 @@ def status(
     file, table = _table(sweep, _places(storage, tracking_uri))
     counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
     shown = [column for column in STATUS_COLUMNS if column in table]
+    table = table[table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
     alive = has_driver(file.sweep)
     if as_json:
         _print_json({"driver_alive": alive, "counts": counts, "trials": _records(table[shown])})

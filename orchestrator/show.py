@@ -93,18 +93,22 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("trial", no_wrap=True)
     table.add_column("cell and seed", overflow="fold")
+    several = any(row["checkpoint"] != "last" for row in rows)
+    if several:
+        table.add_column("network", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("attempt", justify="right")
     table.add_column("robust gap", justify="right")
     failures = []
     for row in rows:
         setting = f" | {row['setting']}" if row["setting"] else ""
-        label = f"{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}{_network(row)}"
+        label = f"{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}"
         state = f"{row['state']}: {row['error_class']}" if row["error_class"] else row["state"]
         gap = row.get("robust_loss_gap")
         table.add_row(
             row["trial_id"],
             escape(label),
+            *([_network(row)] if several else []),
             Text(state, STATE_COLOURS.get(row["state"], "")),
             str(row["attempt"] or ""),
             "" if gap is None else f"{gap:.3f}",
@@ -115,8 +119,6 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def _network(row: Mapping[str, Any]) -> str:
-    """Which of a trial's networks a row is about, where it is not the last one."""
-    if row["checkpoint"] == "last":
-        return ""
-    at = f" (epoch {row['epoch']:g})" if row["checkpoint"] == "best" and row["epoch"] is not None else ""
-    return f" | {row['checkpoint']}{at}"
+    """Which of a trial's networks a row is about: `last`, `best (12)`, with the epoch."""
+    known = row["checkpoint"] == "best" and row["epoch"] is not None
+    return f"{row['checkpoint']} ({row['epoch']:g})" if known else str(row["checkpoint"])

@@ -186,7 +186,7 @@ def test_exports_agree(swept: Stage, inside: None, capsys: pytest.CaptureFixture
 
 def test_correlate(swept: Stage, inside: None, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "correlate", str(swept.place.file), "--json")
-    assert (found["trials"], found["cells"], found["not_used"]) == (8, 4, [])
+    assert (found["networks"], found["cells"], found["not_used"]) == (8, 4, [])
     assert {pair["measure"] for pair in found["pairs"]} == {"average_flatness_xi0.5"}
     assert {pair["target"] for pair in found["pairs"]} >= {"robust_loss_gap", "robust_error_test"}
     for pair in found["pairs"]:

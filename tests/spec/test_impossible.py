@@ -1,0 +1,44 @@
+"""What cannot be trained is refused when the sweep file is read, with the reason at its line."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import UserError
+from orchestrator.spec.loading import load_sweep_file
+
+CASES = {
+    "no validation images": (
+        "data: cifar10\ntraining:\n  early_stopping: {}\ngrid: {methods: [at], seeds: [0]}\n",
+        3,
+        "training.early_stopping: early stopping looks at validation images, and there are none: "
+        "give data.validation_size",
+    ),
+    "none in one variant": (
+        "data: {name: digits, validation_size: [100, 0]}\ntraining: {early_stopping: {}}\n"
+        "grid: {methods: [at], seeds: [0]}\n",
+        2,
+        "give data.validation_size",
+    ),
+    "attack": (
+        "training:\n  early_stopping:\n    attack: {eps: 8}\ngrid: {methods: [at], seeds: [0]}\n",
+        3,
+        "training.early_stopping.attack.eps: eps 8 is out of range",
+    ),
+    "without last": (
+        "grid: {methods: [at], seeds: [0]}\nevaluation:\n  checkpoints: [best]\n",
+        3,
+        "evaluation.checkpoints: 'last' is always measured: list it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_at_the_line(case: str, tmp_path: Path) -> None:
+    text, line, message = CASES[case]
+    path = tmp_path / "s.yaml"
+    path.write_text(f"name: x\n{text}")
+    with pytest.raises(UserError) as error:
+        load_sweep_file(path)
+    assert f"{path}:{line + 1}" in str(error.value)
+    assert message in str(error.value)
