@@ -119,7 +119,7 @@ def plan(
         return
     console = _console()
     console.print(plan_matrix(made))
-    listed = [entry for entry in made.entries if every or entry.action.value != "done"]
+    listed = [entry for entry in (*made.teachers, *made.entries) if every or entry.action.value != "done"]
     if listed:
         console.print(reasons(listed, len(listed) if every else 40))
     console.print(plan_sentence(made, expected), highlight=False)
@@ -311,7 +311,7 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         from orchestrator.analysis.answer import publish
 
         publish(file.sweep, _existing_store(file))
-    failed = [entry for entry in done.after.entries if entry.action is Action.FAILED]
+    failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
     if as_json:
         _print_json({"launched": done.launched, "interrupted": done.interrupted} | _plan_json(done.after))
     else:
@@ -364,6 +364,7 @@ def _plan_json(made: "Plan") -> dict[str, Any]:
         "trials": [
             {
                 "trial_id": entry.trial_id,
+                "is_teacher": entry.is_teacher,
                 "method": entry.trial.method.label(),
                 "regularizer": entry.trial.regularizer_label,
                 "seed": entry.trial.seed,
@@ -371,7 +372,7 @@ def _plan_json(made: "Plan") -> dict[str, Any]:
                 "reason": entry.reason,
                 "run_id": entry.run.run_id if entry.run else None,
             }
-            for entry in made.entries
+            for entry in (*made.teachers, *made.entries)
         ],
     }
 

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.errors import UserError
-from orchestrator.plan import Entry, Plan
+from orchestrator.plan import Entry, Plan, folder_traces
 from orchestrator.spec.sweep import Resources, Sweep
 from orchestrator.tracking import tracking_uri
 
@@ -48,7 +48,7 @@ def launch(
         UserError: no Ray at the address, or no node can ever hold a trial.
     """
     entries = plan.to_launch()
-    done = len(plan.entries) - len(entries)
+    done = sum(not entry.action.launches for entry in plan.entries)
     labels = {entry.trial_id: entry.trial.label() for entry in entries}
     with (
         _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
@@ -59,10 +59,35 @@ def launch(
         run_ids = record()
         from orchestrator.live import LiveView
 
+        lost: set[str] = set()
         with LiveView(labels, done, console) as view:
-            results = _tuner(entries, plan.sweep, run_ids, scratch, stop, view).fit()
-    lost = frozenset(entry.trial_id for entry, result in zip(entries, results, strict=False) if result.error)
-    return Outcome(stop.requested, lost)
+            for stage in stages(entries):
+                ready = _with_teacher(stage, plan.sweep, console)
+                if ready and not stop.requested:
+                    results = _tuner(ready, plan.sweep, run_ids, scratch, stop, view).fit()
+                    lost |= {entry.trial_id for entry, result in zip(ready, results, strict=False) if result.error}
+    return Outcome(stop.requested, frozenset(lost))
+
+
+def stages(entries: list[Entry]) -> list[list[Entry]]:
+    """What can run at once: first all that waits for nobody, then those whose teacher is among the first."""
+    running = {entry.trial_id for entry in entries}
+    waits = [bool((teacher := entry.trial.teacher) and teacher.trial_id in running) for entry in entries]
+    halves = [[entry for entry, later in zip(entries, waits, strict=True) if later is which] for which in (False, True)]
+    return [half for half in halves if half]
+
+
+def _with_teacher(entries: list[Entry], sweep: Sweep, console: Console) -> list[Entry]:
+    """Those whose teacher, if they still need one, is trained; the others are named."""
+    look, ready = folder_traces(sweep), []
+    for entry in entries:
+        teacher = entry.trial.teacher if entry.epochs_left else None
+        if teacher is None or look(teacher.trial_id).epoch >= teacher.training.epochs:
+            ready.append(entry)
+        else:
+            why = f"its teacher {teacher.trial_id} is not trained"
+            console.print(f"not run    {entry.trial.label()}: {why}", markup=False, highlight=False, soft_wrap=True)
+    return ready
 
 
 def _tuner(
@@ -76,7 +101,7 @@ def _tuner(
     assignments = [
         Assignment(
             trial=entry.trial.model_dump_json(),
-            evaluation=sweep.evaluation.model_dump_json(),
+            evaluation="" if entry.is_teacher else sweep.evaluation.model_dump_json(),
             folder=f"{sweep.storage}/{sweep.name}/{entry.trial_id}",
             tracking_uri=tracking_uri(sweep),
             run_id=run_ids[entry.trial_id],

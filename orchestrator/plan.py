@@ -62,18 +62,21 @@ class Entry:
     run: TrialRun | None
     epochs_left: int
     """Epochs still to train."""
+    is_teacher: bool = False
+    """No cell of the grid: trained only for the pseudo-labels that its network makes, and not measured."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole grid, in the order of the sweep file."""
+    """The whole grid, in the order of the sweep file, and the teachers that it still needs besides."""
 
     sweep: Sweep
     entries: tuple[Entry, ...]
+    teachers: tuple[Entry, ...] = ()
 
     def to_launch(self) -> list[Entry]:
-        """The trials that need a worker."""
-        return [entry for entry in self.entries if entry.action.launches]
+        """The trials that need a worker, teachers first."""
+        return [entry for entry in (*self.teachers, *self.entries) if entry.action.launches]
 
     def counts(self) -> Counter[Action]:
         """Number of trials per action."""
@@ -90,14 +93,22 @@ def make_plan(sweep: Sweep, runs: Iterable[TrialRun], look: Callable[[str], Trac
     """
     by_id = {run.trial_id: run for run in runs}
     look = look or folder_traces(sweep)
-    entries = []
-    for trial in sweep.trials():
+
+    def entry(trial: Trial, evaluation: Evaluation | None) -> Entry:
         trial_id = trial.trial_id
         run, traces = by_id.get(trial_id), look(trial_id)
-        action, reason = decide(trial, sweep.evaluation, run, traces)
+        action, reason = decide(trial, evaluation, run, traces)
         left = 0 if action in {Action.DONE, Action.FAILED} else trial.training.epochs - traces.epoch
-        entries.append(Entry(trial, trial_id, action, reason, run, left))
-    return Plan(sweep, tuple(entries))
+        return Entry(trial, trial_id, action, reason, run, left, is_teacher=evaluation is None)
+
+    cells = tuple(entry(trial, sweep.evaluation) for trial in sweep.trials())
+    needed = needed_teachers(cells)
+    return Plan(sweep, cells, tuple(entry(trial, None) for trial in sweep.teachers() if trial.trial_id in needed))
+
+
+def needed_teachers(cells: Iterable[Entry]) -> set[str]:
+    """Ids of the trials whose networks are to label images for cells that are still to be trained."""
+    return {teacher.trial_id for cell in cells if cell.epochs_left and (teacher := cell.trial.teacher)}
 
 
 def folder_traces(sweep: Sweep) -> Callable[[str], Traces]:
@@ -107,10 +118,10 @@ def folder_traces(sweep: Sweep) -> Callable[[str], Traces]:
     return lambda trial_id: Traces.of(root / trial_id) if trial_id in present else Traces()
 
 
-def decide(trial: Trial, evaluation: Evaluation, run: TrialRun | None, traces: Traces) -> tuple[Action, str]:
-    """What to do with one trial, and why."""
+def decide(trial: Trial, evaluation: Evaluation | None, run: TrialRun | None, traces: Traces) -> tuple[Action, str]:
+    """What to do with one trial, and why; one without evaluation is to be trained only."""
     epochs = trial.training.epochs
-    missing = missing_measures(trial, evaluation, traces)
+    missing = missing_measures(trial, evaluation, traces) if evaluation else []
     if run is not None and run.state == "failed" and not _may_pass(run.error_class):
         return Action.FAILED, f"{run.error_class}: {run.error}"
     if not traces.exists:
@@ -120,7 +131,7 @@ def decide(trial: Trial, evaluation: Evaluation, run: TrialRun | None, traces: T
             return Action.MEASURE, f"trained; to measure: {', '.join(missing)}"
         if run is None:
             return Action.RESUME, "its run is gone: recorded again from its folder"
-        if run.state != "finished" or run.evaluation_id != evaluation.evaluation_id:
+        if run.state != "finished" or (evaluation and run.evaluation_id != evaluation.evaluation_id):
             return Action.RESUME, "everything is measured; its run is to be brought up to date"
         return Action.DONE, "finished"
     if run is None and traces.epoch == 0 and traces.batch == 0:
@@ -165,7 +176,7 @@ def estimate(plan: Plan, runs: Sequence[TrialRun]) -> Estimate | None:
     for entry in plan.to_launch():
         alike = _most_alike(entry.trial, finished)
         train = sum(run.metrics["cost/train_seconds"] for run in alike) / len(alike)
-        measure = sum(_measure_seconds(run) for run in alike) / len(alike)
+        measure = 0.0 if entry.is_teacher else sum(_measure_seconds(run) for run in alike) / len(alike)
         total += train * entry.epochs_left / entry.trial.training.epochs + measure
     return Estimate(total / 3600, len(finished))
 

@@ -32,11 +32,14 @@ def check(sweep: Sweep, address: str | None = None) -> None:
 def _data_problem(data: Data) -> str | None:
     if isinstance(data, Npz):
         from workers.data.npz import load
+        from workers.data.unlabeled import load_unlabeled
 
         try:
-            load(data)
+            load_unlabeled(data, load(data))
         except BadArraysError as error:
             return f"data: {error}"
+    elif data.unlabeled and data.unlabeled.path and not Path(data.unlabeled.path).is_file():
+        return f"data.unlabeled: there is no file {data.unlabeled.path}"
     if isinstance(data, Torchvision) and not data.download and not Path(data.root).is_dir():
         return f"data.root: there is no folder {data.root}; `download: true` makes it and fetches {data.name}"
     return None

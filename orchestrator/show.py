@@ -54,6 +54,8 @@ def plan_sentence(plan: Plan, expected: Estimate | None) -> str:
     counts = plan.counts()
     parts = [f"{counts[action]} {WORDS[action]}" for action in Action if counts[action]]
     text = f"{len(plan.entries)} trials: {', '.join(parts)}."
+    if teachers := sum(entry.is_teacher for entry in plan.to_launch()):
+        text += f" Before, {teachers} {'teacher is' if teachers == 1 else 'teachers are'} trained for pseudo-labels."
     if counts[Action.FAILED]:
         text += " Failed trials are taken up by `flatsweep rerun` only."
     if not plan.to_launch():

@@ -9,7 +9,7 @@ from rich.console import Console
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
-from orchestrator.plan import Action, Plan, make_plan
+from orchestrator.plan import Action, Plan, make_plan, needed_teachers
 from orchestrator.preflight import check
 from orchestrator.recorded import remember
 from orchestrator.spec.loading import SweepFile
@@ -148,7 +148,7 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
 
     def prepare(store: Store, plan: Plan) -> Plan:
         chosen = []
-        for entry in plan.entries:
+        for entry in (*plan.teachers, *plan.entries):
             named = any(entry.trial_id.startswith(prefix) for prefix in trials)
             wanted = named if trials else entry.action is Action.FAILED
             # a finished trial runs again only when it is named and everything it has is put aside
@@ -156,7 +156,8 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
             right_class = error_class is None or (entry.run is not None and entry.run.error_class == error_class)
             if wanted and able and right_class:
                 chosen.append(entry)
-        unknown = [name for name in trials if not any(entry.trial_id.startswith(name) for entry in plan.entries)]
+        known = [entry.trial_id for entry in (*plan.teachers, *plan.entries)]
+        unknown = [name for name in trials if not any(trial_id.startswith(name) for trial_id in known)]
         if unknown:
             raise UserError(f"no trial of '{plan.sweep.name}' has an id that begins with {', '.join(sorted(unknown))}")
         for entry in chosen:
@@ -168,6 +169,8 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
                 store.set_state(entry.run.run_id, "pending", {"error_class": "", "error": ""})
         ids = {entry.trial_id for entry in chosen}
         again = make_plan(plan.sweep, store.trial_runs(plan.sweep.name))
-        return Plan(plan.sweep, tuple(entry for entry in again.entries if entry.trial_id in ids))
+        cells = tuple(entry for entry in again.entries if entry.trial_id in ids)
+        kept = ids | needed_teachers(cells)
+        return Plan(plan.sweep, cells, tuple(entry for entry in again.teachers if entry.trial_id in kept))
 
     return prepare

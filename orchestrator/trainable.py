@@ -25,6 +25,7 @@ class Assignment(TypedDict):
 
     trial: str
     evaluation: str
+    """Empty for a trial that is trained only."""
     folder: str
     tracking_uri: str
     run_id: str
@@ -61,7 +62,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
         self._steps = trial_steps(
             Trial.model_validate_json(assignment["trial"]),
-            Evaluation.model_validate_json(assignment["evaluation"]),
+            Evaluation.model_validate_json(assignment["evaluation"]) if assignment["evaluation"] else None,
             Folder(assignment["folder"]),
             sink=RunSink(assignment["tracking_uri"], assignment["run_id"]),
             device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",

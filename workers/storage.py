@@ -28,6 +28,11 @@ class Folder:
     def __truediv__(self, name: str) -> "Folder":
         return Folder(f"{self.url}/{name}")
 
+    @property
+    def parent(self) -> "Folder":
+        """The folder that this one lies in."""
+        return Folder(self.url.rsplit("/", 1)[0])
+
     def __str__(self) -> str:
         return self.url
 

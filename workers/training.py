@@ -71,7 +71,7 @@ class Trainer:
         self.regularizers = [(spec.name, spec.load()(spec)) for spec in trial.regularizers]
         self._extend_network()
         self.optimizer = self._build_optimizer()
-        self.batches = TrainingBatches(splits.train, trial.data, trial.training.batch_size, trial.seed)
+        self.batches = self._build_batches()
         self.epoch, self.next_batch, self.seconds = 0, 0, 0.0
         # sums over the running epoch: loss, examples wrong at the method's own inputs, examples
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -228,6 +228,15 @@ class Trainer:
             self._finish(model)
         for _ in self.selection.look(model, self.epoch, recorder):
             yield Progress(self.epoch, self.trial.training.epochs, 0, len(self.batches))
+
+    def _build_batches(self) -> TrainingBatches:
+        trial, unlabeled = self.trial, self.trial.unlabeled
+        plain = (self.splits.train, trial.data, trial.training.batch_size, trial.seed)
+        if unlabeled is None:
+            return TrainingBatches(*plain)
+        if self.splits.unlabeled is None or bool((self.splits.unlabeled.y < 0).any()):
+            raise ValueError("the images without labels need pseudo-labels: see workers.pseudo_labels")
+        return TrainingBatches(*plain, self.splits.unlabeled, unlabeled.fraction)
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.trial.training.optimizer

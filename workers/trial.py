@@ -15,6 +15,7 @@ from workers import layout
 from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, classify
 from workers.measurement import Measurement, Measuring, Values
+from workers.pseudo_labels import with_pseudo_labels
 from workers.recorder import Recorder, Sink
 from workers.steps import drain
 from workers.storage import Folder
@@ -33,7 +34,7 @@ STOP_SECONDS = 3.0
 
 def run_trial(
     trial: Trial,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     folder: Folder,
     *,
     sink: Sink | None = None,
@@ -43,7 +44,7 @@ def run_trial(
 
     Args:
         trial: what to train.
-        evaluation: what to measure.
+        evaluation: what to measure; None to train only.
         folder: the trial's own folder.
         sink: where records go besides the folder's journal.
         device: where to run.
@@ -56,7 +57,7 @@ def run_trial(
 
 def trial_steps(
     trial: Trial,
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     folder: Folder,
     *,
     sink: Sink | None = None,
@@ -101,7 +102,7 @@ def _close(recorder: Recorder, timeout: float) -> None:
 
 
 def _train_and_measure(
-    trial: Trial, evaluation: Evaluation, folder: Folder, recorder: Recorder, device: torch.device
+    trial: Trial, evaluation: Evaluation | None, folder: Folder, recorder: Recorder, device: torch.device
 ) -> Generator[Progress | Measuring, None, Values]:
     attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
     recorder.state("running")
@@ -110,11 +111,14 @@ def _train_and_measure(
     splits = load_splits(trial.data, device)
     _check_data(folder, splits)
     recorder.tags({"data_digest": splits.digest})
+    splits = with_pseudo_labels(trial, splits, folder, device)
     trainer = Trainer(trial, splits, folder / layout.CHECKPOINTS, device)
     if not trainer.finished:
         yield from trainer.run(recorder)
     recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
     recorder.tags({"weights": weights_digest(trainer.model)})
+    if evaluation is None:
+        return {}
     values = yield from Measurement(trainer, evaluation, folder / layout.MEASURES, recorder).run()
     recorder.tags({"evaluation_id": evaluation.evaluation_id})
     return values

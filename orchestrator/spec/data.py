@@ -5,10 +5,45 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Registry, location
+from orchestrator.spec.base import Component, Integer, Registry, Spec, added_field, location, problem
 
 Augmentation = Literal["none", "crop", "crop_flip"]
 Count = Annotated[Integer, Field(ge=1)]
+
+
+class UnlabeledImages(Spec):
+    """Further training images without labels, for the method `unlabeled`."""
+
+    size: Count | None = None
+    """So many images: held out of the training images, their labels never looked at; or, with `path`, so many of the
+    file's, a random subset (all if not given)."""
+    path: str | None = location(None)
+    """An .npz file with uint8 N x H x W x C `x` and, if it has any, integer pseudo-labels `y`; relative to the sweep
+    file. Where it lies is no part of a trial's identity, `title` is."""
+    title: str = ""
+    """What identifies the file in a trial's id; its name without ending if left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _title_from_path(cls, data: Any) -> Any:
+        return _with_title(data)
+
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if self.size is None and self.path is None:
+            raise problem("where from? give `size`, to hold some training images out, or the `path` of a file")
+        return self
+
+
+def _with_title(data: Any) -> Any:
+    """`title` from the name of the file at `path`, where it was left out."""
+    if isinstance(data, dict) and isinstance(data.get("path"), str) and not data.get("title"):
+        return data | {"title": Path(data["path"]).stem}
+    return data
+
+
+def _absolute(path: str, base: Path) -> str:
+    return str((base / Path(path).expanduser()).absolute())
 
 
 class Data(Component):
@@ -29,10 +64,15 @@ class Data(Component):
     """`crop`: random crop after zero padding; `crop_flip`: and a horizontal flip with probability 1/2."""
     padding: Annotated[Integer, Field(ge=0, le=64)] = 4
     """Pixels of zero padding before a crop."""
+    unlabeled: UnlabeledImages | None = added_field(None)
+    """Images without labels, for the method `unlabeled`."""
 
-    def located(self, base: Path) -> Self:  # noqa: ARG002  (data sets with files need it)
+    def located(self, base: Path) -> Self:
         """The same data set with its paths made absolute, taken relative to the sweep file's folder `base`."""
-        return self
+        if self.unlabeled is None or self.unlabeled.path is None:
+            return self
+        located = self.unlabeled.model_copy(update={"path": _absolute(self.unlabeled.path, base)})
+        return self.model_copy(update={"unlabeled": located})
 
 
 DATA = Registry("data set", Data)
@@ -61,7 +101,7 @@ class Torchvision(Data):
 
     def located(self, base: Path) -> Self:
         """With `root` made absolute."""
-        return self.model_copy(update={"root": str((base / Path(self.root).expanduser()).absolute())})
+        return super().located(base).model_copy(update={"root": _absolute(self.root, base)})
 
 
 @DATA.register
@@ -132,10 +172,8 @@ class Npz(Data):
     @model_validator(mode="before")
     @classmethod
     def _title_from_path(cls, data: Any) -> Any:
-        if isinstance(data, dict) and isinstance(data.get("path"), str) and not data.get("title"):
-            return data | {"title": Path(data["path"]).stem}
-        return data
+        return _with_title(data)
 
     def located(self, base: Path) -> Self:
         """With `path` made absolute."""
-        return self.model_copy(update={"path": str((base / Path(self.path).expanduser()).absolute())})
+        return super().located(base).model_copy(update={"path": _absolute(self.path, base)})

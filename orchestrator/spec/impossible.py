@@ -15,6 +15,7 @@ Place = tuple[str | int, ...]
 def reasons(trial: "Trial") -> Iterator[tuple[Place, str]]:
     """Everything that keeps a trial from being trained."""
     yield from _early_stopping(trial)
+    yield from _unlabeled(trial)
 
 
 def _early_stopping(trial: "Trial") -> Iterator[tuple[Place, str]]:
@@ -32,3 +33,19 @@ def _early_stopping(trial: "Trial") -> Iterator[tuple[Place, str]]:
         for found in error.errors():
             place = found.get("ctx", {}).get("place", found["loc"])
             yield ("training", "early_stopping", "attack", *place), found["msg"]
+
+
+def _unlabeled(trial: "Trial") -> Iterator[tuple[Place, str]]:
+    method, images = trial.unlabeled, trial.data.unlabeled
+    if method is None:
+        return
+    if images is None:
+        yield ("method",), "it needs images without labels: give data.unlabeled"
+    elif method.labels == "file" and images.path is None:
+        yield ("method", "labels"), "pseudo-labels from a file, but data.unlabeled has no path"
+    size = trial.training.batch_size
+    if not 1 <= round(method.fraction * size) <= size - 1:
+        yield (
+            ("method", "fraction"),
+            f"{method.fraction:g} of a batch of {size} leaves no image of one kind: change it, or training.batch_size",
+        )

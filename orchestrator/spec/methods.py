@@ -1,14 +1,24 @@
 """The training methods (SCIENCE.md section 3): names, parameters, ranges, sources. Code: workers/methods."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from orchestrator.spec.base import Component, Integer, Number, Registry, added_field
 
 
 class Method(Component):
     """Base of the training methods."""
+
+
+def layers(method: Method) -> Iterator[Method]:
+    """The method, the one that it goes over, and so on down to one that stands alone."""
+    while True:
+        yield method
+        if not isinstance(under := getattr(method, "over", None), Method):
+            return
+        method = under
 
 
 METHODS = Registry("method", Method)
@@ -131,6 +141,36 @@ class FgsmRandomStart(Method):
     name: Literal["fgsm_rs"] = "fgsm_rs"
     step_factor: Annotated[Number, Field(gt=0, le=2)] = 1.25
     """Length of the step relative to the training attack's eps."""
+
+
+@METHODS.register
+@WEIGHT_PERTURBABLE.register
+class Unlabeled(Method):
+    """Another method on labelled and pseudo-labelled images (`data.unlabeled`) together, a fixed share of each batch:
+    robust self-training (RST: Carmon et al. 2019, arXiv 1905.13736; Stutz21).
+
+    An epoch is one pass over the labelled images [ours]; the others are drawn without replacement, afresh each epoch.
+    """
+
+    implementation = "workers.methods.unlabeled:Unlabeled"
+
+    name: Literal["unlabeled"] = "unlabeled"
+    over: Annotated[Method, WEIGHT_PERTURBABLE] = AdversarialTraining()
+    """The method whose attack and loss are used."""
+    fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.5
+    """Share of each batch that is pseudo-labelled, rounded to whole images (Stutz21: 0.7, Carmon et al.: 0.5)."""
+    labels: Literal["teacher", "file"] = "teacher"
+    """`teacher`: a network that flatsweep trains first, as a trial of its own that all seeds share: method `standard`
+    without regularisers, with the same data, model and training. `file`: the `y` in the file of `data.unlabeled`."""
+    teacher_seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0
+    """Seed of the teacher."""
+
+    @field_validator("over")
+    @classmethod
+    def _once(cls, over: Method) -> Method:
+        if any(isinstance(method, Unlabeled) for method in layers(over)):
+            raise ValueError("unlabeled over unlabeled: the images of data.unlabeled can be added only once")
+        return over
 
 
 @METHODS.register

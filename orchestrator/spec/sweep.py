@@ -14,7 +14,7 @@ from orchestrator.spec.axes import TooManyCells, expand_sweep
 from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, problem
 from orchestrator.spec.data import DATA, Data, Digits
 from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
-from orchestrator.spec.methods import METHODS, Method
+from orchestrator.spec.methods import METHODS, Method, Standard, Unlabeled, layers
 from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
 from orchestrator.spec.regularizers import REGULARIZERS, Regularizer
 from orchestrator.spec.training import EvaluationAttack, Training
@@ -50,6 +50,19 @@ class Trial(Spec):
     def trial_id(self) -> str:
         """Hash of everything above, in hex."""
         return digest(self)
+
+    @property
+    def unlabeled(self) -> Unlabeled | None:
+        """How unlabelled images take part, if they do."""
+        return next((method for method in layers(self.method) if isinstance(method, Unlabeled)), None)
+
+    @property
+    def teacher(self) -> "Trial | None":
+        """The trial whose network makes this one's pseudo-labels, if it needs any."""
+        unlabeled = self.unlabeled
+        if unlabeled is None or unlabeled.labels == "file":
+            return None
+        return self.model_copy(update={"method": Standard(), "regularizers": (), "seed": unlabeled.teacher_seed})
 
     @property
     def regularizer_label(self) -> str:
@@ -306,6 +319,13 @@ class Sweep(Spec):
     def trials(self) -> list[Trial]:
         """Every cell of the grid that is not excluded; seeds vary fastest, so that a cell's seeds run together."""
         return [cell for cell in self._cells() if not any(rule.matches(cell) for rule in self.grid.exclude)]
+
+    def teachers(self) -> list[Trial]:
+        """The trials that are no cell of the grid, but whose networks make pseudo-labels for cells of it."""
+        cells = self.trials()
+        known = {cell.trial_id for cell in cells} if any(cell.unlabeled for cell in cells) else set()
+        found = {teacher.trial_id: teacher for cell in cells if (teacher := cell.teacher) is not None}
+        return [teacher for trial_id, teacher in found.items() if trial_id not in known]
 
     def located(self, base: Path) -> Self:
         """With every path made absolute, taken relative to the folder `base` of the sweep file."""

@@ -25,6 +25,34 @@ CASES = {
         3,
         "training.early_stopping.attack.eps: eps 8 is out of range",
     ),
+    "nothing without labels": (
+        "grid:\n  methods:\n    - at\n    - {name: awp, over: {name: unlabeled, over: trades}}\n  seeds: [0]\n",
+        4,
+        "grid.methods[1]: it needs images without labels: give data.unlabeled",
+    ),
+    "no file of labels": (
+        "data: {name: digits, unlabeled: {size: 100}}\ngrid:\n  methods:\n    - name: unlabeled\n      labels: file\n"
+        "  seeds: [0]\n",
+        5,
+        "grid.methods[0].labels: pseudo-labels from a file, but data.unlabeled has no path",
+    ),
+    "no labelled image": (
+        "data: {name: digits, unlabeled: {size: 100}}\ntraining: {batch_size: 4}\n"
+        "grid: {methods: [{name: unlabeled, fraction: 0.9}], seeds: [0]}\n",
+        3,
+        "0.9 of a batch of 4 leaves no image of one kind",
+    ),
+    "unlabeled twice": (
+        "data: {name: digits, unlabeled: {size: 100}}\n"
+        "grid: {methods: [{name: unlabeled, over: unlabeled}], seeds: [0]}\n",
+        2,
+        "unlabeled over unlabeled",
+    ),
+    "from nowhere": (
+        "data:\n  name: digits\n  unlabeled: {title: a}\ngrid: {methods: [at], seeds: [0]}\n",
+        3,
+        "data.unlabeled: where from?",
+    ),
     "without last": (
         "grid: {methods: [at], seeds: [0]}\nevaluation:\n  checkpoints: [best]\n",
         3,

@@ -1,10 +1,13 @@
-"""Any image classification set in one .npz file: `x_train`, `y_train`, `x_test`, `y_test`; numpy only."""
+"""Images in an .npz file; numpy only."""
 
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from orchestrator.spec.data import Npz
 from workers.data.arrays import Arrays, BadArraysError, checked_images, checked_labels
@@ -13,24 +16,13 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 def load(spec: Npz) -> Arrays:
-    """Reads the file.
+    """Reads a classification set: `x_train`, `y_train`, `x_test`, `y_test`.
 
     Raises:
         BadArraysError: missing or corrupt file, missing arrays, wrong dtypes or shapes, labels out of range.
     """
     path = Path(spec.path)
-    if not path.is_file():
-        raise BadArraysError(f"there is no file {path}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            if missing := [key for key in KEYS if key not in file]:
-                raise BadArraysError(f"{path} lacks {', '.join(missing)}; it has {', '.join(file) or 'nothing'}")
-            x_train, y_train, x_test, y_test = (file[key] for key in KEYS)
-    except BadArraysError:
-        raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError, RuntimeError) as error:
-        # TypeError: a single .npy array under this name; RuntimeError: a damaged flag asks for what zipfile cannot do
-        raise BadArraysError(f"{path} is not a readable .npz file: {error}") from error
+    x_train, y_train, x_test, y_test = read_npz(path, KEYS).values()
     try:
         x_train, x_test = checked_images("x_train", x_train), checked_images("x_test", x_test)
         if x_train.shape[1:] != x_test.shape[1:]:
@@ -41,3 +33,23 @@ def load(spec: Npz) -> Arrays:
     except BadArraysError as error:
         raise BadArraysError(f"{path}: {error}") from error
     return Arrays(x_train, y_train, x_test, y_test, classes)
+
+
+def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:
+    """The arrays called `required`, in that order, and those of `optional` that are there. Nothing is unpickled.
+
+    Raises:
+        BadArraysError: missing or corrupt file, or an array is missing.
+    """
+    if not path.is_file():
+        raise BadArraysError(f"there is no file {path}")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if missing := [key for key in required if key not in file]:
+                raise BadArraysError(f"{path} lacks {', '.join(missing)}; it has {', '.join(file) or 'nothing'}")
+            return {key: file[key] for key in (*required, *optional) if key in file}
+    except BadArraysError:
+        raise
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, TypeError, ValueError, RuntimeError) as error:
+        # TypeError: a single .npy array under this name; RuntimeError: a damaged flag asks for what zipfile cannot do
+        raise BadArraysError(f"{path} is not a readable .npz file: {error}") from error

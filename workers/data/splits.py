@@ -10,6 +10,7 @@ from torch import Tensor
 
 from orchestrator.spec.data import Data, Npz
 from workers.data.arrays import Arrays, BadArraysError
+from workers.data.unlabeled import Unlabeled, load_unlabeled
 from workers.failures import DataError
 from workers.seeding import generator
 
@@ -40,6 +41,8 @@ class Splits:
     classes: int
     digest: str
     """SHA-256 of all pixels and labels of the data set, in hex."""
+    unlabeled: Images | None = None
+    """Images without labels: y holds pseudo-labels where a file gave them, else -1."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -59,21 +62,22 @@ def load_splits(spec: Data, device: torch.device) -> Splits:
 
 def _stamp(spec: Data) -> int:
     """Changes when the file does, so that a warm worker reads it again."""
-    file = Path(spec.path) if isinstance(spec, Npz) else None
-    return file.stat().st_mtime_ns if file and file.exists() else 0
+    files = [spec.path if isinstance(spec, Npz) else None, spec.unlabeled.path if spec.unlabeled else None]
+    return sum(Path(file).stat().st_mtime_ns for file in files if file is not None and Path(file).exists())
 
 
 @lru_cache(maxsize=2)
 def _cached(spec: Data, _version: int, device: torch.device) -> Splits:
     try:
         arrays: Arrays = spec.load()(spec)
+        further = load_unlabeled(spec, arrays)
     except BadArraysError as error:
         raise DataError(str(error)) from error
-    return cut(arrays, spec, device)
+    return cut(arrays, spec, device, further)
 
 
-def cut(arrays: Arrays, spec: Data, device: torch.device = CPU) -> Splits:
-    """Cuts the arrays as `spec` says.
+def cut(arrays: Arrays, spec: Data, device: torch.device = CPU, further: Unlabeled | None = None) -> Splits:
+    """Cuts the arrays as `spec` says; `further` are the images of `spec.unlabeled.path`.
 
     Raises:
         DataError: there are too few images.
@@ -93,23 +97,42 @@ def cut(arrays: Arrays, spec: Data, device: torch.device = CPU) -> Splits:
     if spec.test_size is not None and len(test_order) < spec.test_size:
         raise DataError(f"{spec.name} has {len(test_order)} test images, test_size asks for {spec.test_size}")
     validation_order, train_order = train_order[: spec.validation_size], train_order[spec.validation_size :]
+    hidden = spec.unlabeled.size if spec.unlabeled and spec.unlabeled.path is None else 0
+    hidden_order, train_order = train_order[: hidden or 0], train_order[hidden or 0 :]
     wanted = 1 if spec.train_size is None else spec.train_size
     if len(train_order) < wanted:
+        held = f"{len(validation_order)} for validation" + (f" and {hidden} without labels" if hidden else "")
         raise DataError(
-            f"{spec.name} has {len(train_order)} training images left after {len(validation_order)} for validation, "
-            f"train_size asks for {wanted}"
+            f"{spec.name} has {len(train_order)} training images left after {held}, train_size asks for {wanted}"
         )
     train_order = train_order[: spec.train_size]
-
-    def images(pixels: "torch.Tensor", labels: "torch.Tensor", order: Tensor) -> Images:
-        # N x H x W x C in memory seen as N x C x H x W: the channels_last layout, which convolutions like best
-        return Images(pixels[order].permute(0, 3, 1, 2).to(device), labels[order].to(device))
-
     x_train, y_train = torch.from_numpy(arrays.x_train), torch.from_numpy(arrays.y_train)
+    unlabeled, digest = None, arrays.digest()
+    if further is not None:
+        unlabeled, digest = _subset(further, spec, device), further.digest(after=digest)
+    elif hidden:
+        unlabeled = _images(x_train, torch.full_like(y_train, -1), hidden_order, device)
     return Splits(
-        train=images(x_train, y_train, train_order),
-        validation=images(x_train, y_train, validation_order),
-        test=images(torch.from_numpy(test_source), torch.from_numpy(test_labels), test_order),
+        train=_images(x_train, y_train, train_order, device),
+        validation=_images(x_train, y_train, validation_order, device),
+        test=_images(torch.from_numpy(test_source), torch.from_numpy(test_labels), test_order, device),
         classes=arrays.classes,
-        digest=arrays.digest(),
+        digest=digest,
+        unlabeled=unlabeled,
     )
+
+
+def _images(pixels: Tensor, labels: Tensor, order: Tensor, device: torch.device) -> Images:
+    # N x H x W x C in memory seen as N x C x H x W: the channels_last layout, which convolutions like best
+    return Images(pixels[order].permute(0, 3, 1, 2).to(device), labels[order].to(device))
+
+
+def _subset(further: Unlabeled, spec: Data, device: torch.device) -> Images:
+    """As many images of the file as `spec.unlabeled.size` says, drawn by the split's seed."""
+    assert spec.unlabeled is not None  # noqa: S101  (there are further images only then)
+    size, count = spec.unlabeled.size, len(further.x)
+    if size is not None and size > count:
+        raise DataError(f"{spec.unlabeled.path} has {count} images, unlabeled.size asks for {size}")
+    order = torch.randperm(count, generator=generator(CPU, spec.split_seed, "unlabeled"))[:size]
+    labels = torch.full((count,), -1) if further.y is None else torch.from_numpy(further.y)
+    return _images(torch.from_numpy(further.x), labels, order, device)
