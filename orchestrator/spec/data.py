@@ -35,7 +35,7 @@ class Data(Component):
         return self
 
 
-DATA = Registry("data set", Data)
+DATA = Registry("data set", Data, "datasets")
 
 
 @DATA.register

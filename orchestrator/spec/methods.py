@@ -1,18 +1,21 @@
 """The training methods (SCIENCE.md section 3): names, parameters, ranges, sources. Code: workers/methods."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Number, Registry, added_field
+from orchestrator.spec.base import Component, Integer, Number, Registry, Selection, added_field
 
 
 class Method(Component):
     """Base of the training methods."""
 
+    weight_perturbable: ClassVar[bool] = False
+    """Whether methods that perturb the weights, such as AWP, may go over its loss."""
 
-METHODS = Registry("method", Method)
-WEIGHT_PERTURBABLE = Registry("method under awp", Method)
+
+METHODS = Registry("method", Method, "methods")
+WEIGHT_PERTURBABLE = Selection("method under awp", METHODS, lambda cls: cls.weight_perturbable)
 """The methods whose loss adversarial weight perturbation can wrap."""
 
 
@@ -26,11 +29,11 @@ class Standard(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class AdversarialTraining(Method):
     """Adversarial training: cross-entropy at PGD examples (Madry et al. 2018, arXiv 1706.06083)."""
 
     implementation = "workers.methods.adversarial:AdversarialTraining"
+    weight_perturbable = True
 
     name: Literal["at"] = "at"
     adversarial_fraction: Annotated[Number, Field(gt=0, le=1)] = added_field(1.0)
@@ -38,11 +41,11 @@ class AdversarialTraining(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class Trades(Method):
     """TRADES: clean cross-entropy + beta * KL(p(x) || p(x_adv)) (Zhang et al. 2019, arXiv 1901.08573)."""
 
     implementation = "workers.methods.trades:Trades"
+    weight_perturbable = True
 
     name: Literal["trades"] = "trades"
     beta: Annotated[Number, Field(ge=0)] = 6.0
@@ -50,11 +53,11 @@ class Trades(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class Mart(Method):
     """MART: boosted cross-entropy + beta * KL weighted by 1 - p_y(x) (Wang et al. 2020, ICLR)."""
 
     implementation = "workers.methods.mart:Mart"
+    weight_perturbable = True
 
     name: Literal["mart"] = "mart"
     beta: Annotated[Number, Field(ge=0)] = 5.0
@@ -62,11 +65,11 @@ class Mart(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class PgdTau(Method):
     """AT in which each example's attack stops tau steps after it is first misclassified (Stutz21)."""
 
     implementation = "workers.methods.pgd_tau:PgdTau"
+    weight_perturbable = True
 
     name: Literal["pgd_tau"] = "pgd_tau"
     tau: Annotated[Integer, Field(ge=0)] = 1
@@ -74,11 +77,11 @@ class PgdTau(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class SelfSupervision(Method):
     """AT + weight * cross-entropy of a 4-way rotation head on the penultimate features (Hendrycks et al. 2019)."""
 
     implementation = "workers.methods.self_supervision:SelfSupervision"
+    weight_perturbable = True
 
     name: Literal["self_supervision"] = "self_supervision"
     weight: Annotated[Number, Field(ge=0)] = 1.0
@@ -86,11 +89,11 @@ class SelfSupervision(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class AdvLogitConsistency(Method):
     """AdvLC: AT + weight * sum of the largest absolute logit differences of x and x_adv / B (Li22)."""
 
     implementation = "workers.methods.advlc:AdvLogitConsistency"
+    weight_perturbable = True
 
     name: Literal["advlc"] = "advlc"
     weight: Annotated[Number, Field(ge=0)] = 0.3
@@ -102,31 +105,31 @@ class AdvLogitConsistency(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class IgnoreIncorrect(Method):
     """AT that trains on the clean image where it is misclassified already (Stutz21)."""
 
     implementation = "workers.methods.incorrect:IgnoreIncorrect"
+    weight_perturbable = True
 
     name: Literal["ignore_incorrect"] = "ignore_incorrect"
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class PreventLabelLeaking(Method):
     """AT whose attack starts from the predicted label instead of the true one (Stutz21; Kurakin et al. 2017)."""
 
     implementation = "workers.methods.incorrect:PreventLabelLeaking"
+    weight_perturbable = True
 
     name: Literal["prevent_label_leaking"] = "prevent_label_leaking"
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class FgsmRandomStart(Method):
     """Fast single-step AT: one step of `step_factor` * eps from a random start (Wong et al. 2020, arXiv 2001.03994)."""
 
     implementation = "workers.methods.fgsm_rs:FgsmRandomStart"
+    weight_perturbable = True
 
     name: Literal["fgsm_rs"] = "fgsm_rs"
     step_factor: Annotated[Number, Field(gt=0, le=2)] = 1.25
@@ -140,7 +143,7 @@ class RandomWeightPerturbation(Method):
     implementation = "workers.methods.random_weight_perturbation:RandomWeightPerturbation"
 
     name: Literal["random_weight_perturbation"] = "random_weight_perturbation"
-    over: Annotated[Method, WEIGHT_PERTURBABLE] = AdversarialTraining()
+    over: Annotated[Method, WEIGHT_PERTURBABLE] = Field(AdversarialTraining(), validate_default=True)
     """The method whose loss is used."""
     xi: Annotated[Number, Field(gt=0)] = 0.05
     """Radius relative to each tensor's norm (swept over .05 to 1 in Stutz21)."""
@@ -153,7 +156,7 @@ class AdversarialWeightPerturbation(Method):
     implementation = "workers.methods.awp:AdversarialWeightPerturbation"
 
     name: Literal["awp"] = "awp"
-    over: Annotated[Method, WEIGHT_PERTURBABLE] = AdversarialTraining()
+    over: Annotated[Method, WEIGHT_PERTURBABLE] = Field(AdversarialTraining(), validate_default=True)
     """The method whose loss is used."""
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.01
     """Radius of the perturbation relative to each tensor's norm. Left out: 0.005 over TRADES, else 0.01 (Wu20)."""
