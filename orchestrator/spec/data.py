@@ -34,6 +34,14 @@ class Data(Component):
         """The same data set with its paths made absolute, taken relative to the sweep file's folder `base`."""
         return self
 
+    def files(self) -> tuple[Path, ...]:
+        """Files whose change means that a worker which has the data set in memory reads it again."""
+        return ()
+
+    def obstacle(self) -> str | None:
+        """What keeps it from being read, as far as that shows without torch; asked before anything is started."""
+        return None
+
 
 DATA = Registry("data set", Data, "datasets")
 
@@ -58,6 +66,12 @@ class Torchvision(Data):
     """Folder of the files, relative to the sweep file; where it lies is no part of a trial's identity."""
     download: bool = location(False)
     """Let torchvision download what is missing."""
+
+    def obstacle(self) -> str | None:
+        """The folder is missing and may not be made."""
+        if self.download or Path(self.root).is_dir():
+            return None
+        return f"root: there is no folder {self.root}; `download: true` makes it and fetches {self.name}"
 
     def located(self, base: Path) -> Self:
         """With `root` made absolute."""
@@ -135,6 +149,18 @@ class Npz(Data):
         if isinstance(data, dict) and isinstance(data.get("path"), str) and not data.get("title"):
             return data | {"title": Path(data["path"]).stem}
         return data
+
+    def files(self) -> tuple[Path, ...]:
+        """The one file."""
+        return (Path(self.path),)
+
+    def obstacle(self) -> str | None:
+        """Whatever is wrong with the file: reading it takes numpy only."""
+        try:
+            self.load()(self)
+        except ValueError as error:
+            return str(error)
+        return None
 
     def located(self, base: Path) -> Self:
         """With `path` made absolute."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from orchestrator.spec.data import Npz
-from workers.data.arrays import Arrays, BadArraysError, checked_images, checked_labels
+from workers.data.arrays import Arrays, BadArraysError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -32,12 +32,6 @@ def load(spec: Npz) -> Arrays:
         # TypeError: a single .npy array under this name; RuntimeError: a damaged flag asks for what zipfile cannot do
         raise BadArraysError(f"{path} is not a readable .npz file: {error}") from error
     try:
-        x_train, x_test = checked_images("x_train", x_train), checked_images("x_test", x_test)
-        if x_train.shape[1:] != x_test.shape[1:]:
-            raise BadArraysError(f"training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
-        y_train = checked_labels("y_train", y_train, len(x_train), spec.classes)
-        classes = spec.classes or int(y_train.max()) + 1
-        y_test = checked_labels("y_test", y_test, len(x_test), classes)
+        return Arrays.checked(x_train, y_train, x_test, y_test, spec.classes)
     except BadArraysError as error:
         raise BadArraysError(f"{path}: {error}") from error
-    return Arrays(x_train, y_train, x_test, y_test, classes)
