@@ -42,7 +42,7 @@ class Offer:
             return f"{self} is not of the form package.module:Class"
         try:
             found = self.point.load()
-        except Exception as error:  # whatever a package of somebody else does when it is imported
+        except (Exception, SystemExit) as error:  # whatever a package of somebody else does when it is imported
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             return f"{self} cannot be imported: {reason}"
         if not (inspect.isclass(found) and issubclass(found, base) and found is not base):
