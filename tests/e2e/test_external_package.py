@@ -4,8 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,27 +31,12 @@ SWEEP: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that an installer filled; without network, with the build tools at hand."""
+def path(installer: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """PYTHONPATH with the package installed."""
     top = tmp_path_factory.mktemp("external")
-    shutil.copytree(SOURCE, top / "source")
-    options = [
-        "--isolated",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-index",
-        "--no-deps",
-        "--no-build-isolation",
-    ]
-    command = [sys.executable, "-m", "pip", "install", *options, "--target", str(top / "site"), str(top / "source")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr
-    return top / "site"
-
-
-@pytest.fixture(scope="module")
-def path(installed: Path) -> str:
-    return os.pathsep.join([str(installed), *filter(None, [os.environ.get("PYTHONPATH")])])
+    shutil.copytree(SOURCE, top / "source")  # setuptools builds inside its source
+    installer.install(top / "source", top / "site")
+    return os.pathsep.join([str(top / "site"), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 @dataclass(frozen=True)
