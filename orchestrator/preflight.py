@@ -6,10 +6,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from orchestrator.errors import UserError
-from orchestrator.spec.data import Data, Npz, Torchvision
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import database_file, database_problem, tracking_uri
-from workers.data.arrays import BadArraysError
 
 
 def check(sweep: Sweep, address: str | None = None) -> None:
@@ -22,27 +20,11 @@ def check(sweep: Sweep, address: str | None = None) -> None:
     Raises:
         UserError: with every problem found, one line each.
     """
-    problems = [problem for data in sweep.data if (problem := _data_problem(data))]
+    problems = [f"data: {obstacle}" for data in sweep.data if (obstacle := data.obstacle())]
     places = (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep), _address_problem(address))
     problems += [problem for problem in places if problem]
     if problems:
         raise UserError("\n".join(problems))
-
-
-def _data_problem(data: Data) -> str | None:
-    if isinstance(data, Npz):
-        from workers.data.npz import load
-        from workers.data.unlabeled import load_unlabeled
-
-        try:
-            load_unlabeled(data, load(data))
-        except BadArraysError as error:
-            return f"data: {error}"
-    elif data.unlabeled and data.unlabeled.path and not Path(data.unlabeled.path).is_file():
-        return f"data.unlabeled: there is no file {data.unlabeled.path}"
-    if isinstance(data, Torchvision) and not data.download and not Path(data.root).is_dir():
-        return f"data.root: there is no folder {data.root}; `download: true` makes it and fetches {data.name}"
-    return None
 
 
 def _storage_problem(storage: Path) -> str | None:

@@ -56,7 +56,11 @@ def _recorded(name: str, storage: Path) -> SweepFile:
         raise UserError(f"no sweep called '{name}' in {storage}: {hint} (or give a sweep file, or --storage)")
     try:
         sweep = Sweep.model_validate_json(folder.read_bytes())
-    except (ValidationError, ValueError) as error:
+    except ValueError as error:
+        found = error.errors() if isinstance(error, ValidationError) else []
+        # a package that offered a component is gone, or broken: the file is as it was
+        if names := [item["msg"] for item in found if item["type"] in {"unknown_name", "unusable"}]:
+            raise UserError(f"{folder}: {'; '.join(names)}") from error
         raise UserError(f"{folder} is damaged; give the sweep file instead") from error
     sweep = sweep.model_copy(update={"storage": str(storage.absolute())})
     return SweepFile(sweep, (folder.parent / TEXT_FILE).read_text(), folder.parent / TEXT_FILE)

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from ray import tune
 
-from orchestrator.spec.sweep import Evaluation, Trial
-
 if TYPE_CHECKING:
     from workers.measurement import Measuring
     from workers.training import Progress
@@ -58,11 +56,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
         from orchestrator.sink import RunSink
         from workers.storage import Folder
-        from workers.trial import trial_steps
+        from workers.trial import assigned_steps
 
-        self._steps = trial_steps(
-            Trial.model_validate_json(assignment["trial"]),
-            Evaluation.model_validate_json(assignment["evaluation"]) if assignment["evaluation"] else None,
+        self._steps = assigned_steps(
+            assignment["trial"],
+            assignment["evaluation"],
             Folder(assignment["folder"]),
             sink=RunSink(assignment["tracking_uri"], assignment["run_id"]),
             device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",

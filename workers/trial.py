@@ -9,7 +9,9 @@ import traceback
 from collections.abc import Generator
 
 import torch
+from pydantic import ValidationError
 
+from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
 from workers import layout
 from workers.data.splits import Splits, load_splits
@@ -86,6 +88,28 @@ def trial_steps(
     return values
 
 
+def assigned_steps(
+    trial: str, evaluation: str, folder: Folder, *, sink: Sink | None = None, device: torch.device | str = "cpu"
+) -> Generator[Progress | Measuring, None, Values]:
+    """`trial_steps` of a trial and an evaluation (or '') as JSON.
+
+    What cannot be read on this machine is recorded as failed.
+    """
+    try:
+        wanted = Evaluation.model_validate_json(evaluation) if evaluation else None
+        read = Trial.model_validate_json(trial), wanted
+    except ValidationError as error:
+        reasons = "; ".join(found["msg"] for found in error.errors())
+        failure = RuntimeError(f"{reasons}; every machine needs the packages of all components, in the same versions")
+        with folder.lock(LOCK_SECONDS):
+            recorder = Recorder(folder, sink)
+            _record_failure(failure, folder, recorder)
+            _close(recorder, CLOSE_SECONDS)
+        raise failure from error
+    values = yield from trial_steps(*read, folder, sink=sink, device=device)
+    return values
+
+
 def _record_failure(error: Exception, folder: Folder, recorder: Recorder) -> None:
     """Records class and message; the traceback goes to the folder."""
     try:
@@ -106,7 +130,10 @@ def _train_and_measure(
 ) -> Generator[Progress | Measuring, None, Values]:
     attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
     recorder.state("running")
-    recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **_surroundings(device)})
+    versions = {
+        f"{name}_version": version for name, version in packages(trial, *([evaluation] if evaluation else [])).items()
+    }
+    recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **_surroundings(device), **versions})
     folder.write(layout.TRIAL, json.dumps(trial.model_dump(mode="json"), indent=2).encode())
     splits = load_splits(trial.data, device)
     _check_data(folder, splits)

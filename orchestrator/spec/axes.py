@@ -11,7 +11,7 @@ from typing import Any, get_origin
 
 from pydantic.fields import FieldInfo
 
-from orchestrator.spec.base import Registry, Spec
+from orchestrator.spec.base import Spec, Vocabulary
 from orchestrator.spec.data import DATA
 from orchestrator.spec.methods import METHODS
 from orchestrator.spec.models import MODELS
@@ -25,7 +25,7 @@ Origins = dict[Path, Path]
 """Place in the expanded data -> place in the sweep file."""
 Variant = tuple[Any, Origins]
 """One value of an axis; its origins are relative to the value, () being the value itself."""
-Kind = Registry[Any] | type[Spec] | None
+Kind = Vocabulary[Any] | type[Spec] | None
 
 
 class TooManyCells(ValueError):  # noqa: N818  (reads as what it is)
@@ -116,8 +116,8 @@ def _product(parts: dict[Any, list[Variant]], at: Path, make: type[dict[Any, Any
 
 
 def _fields(value: dict[str, Any], kind: Kind) -> dict[str, FieldInfo]:
-    if isinstance(kind, Registry):
-        cls = kind.classes().get(str(value.get("name")))
+    if isinstance(kind, Vocabulary):
+        cls = kind.find(str(value.get("name")))
         return cls.model_fields if cls else {}
     return kind.model_fields if kind else {}
 
@@ -127,6 +127,6 @@ def _kind(field: FieldInfo | None) -> Kind:
     if field is None:
         return None
     for item in field.metadata:
-        if isinstance(item, Registry):
+        if isinstance(item, Vocabulary):
             return item
     return field.annotation if isinstance(field.annotation, type) and issubclass(field.annotation, Spec) else None

@@ -2,12 +2,15 @@
 
 Identity is the hash of a canonical JSON with defaults filled in. A field that says *where* something lies
 (`location`) takes no part in it, and a field that was added after the first release (`added_field`) takes part only
-when it differs from its default, so that old trials keep their ids.
+when it differs from its default, so that old trials keep their ids. A component of another package is identified by
+that package too, so that two packages' components of one name never pass for each other.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
@@ -16,7 +19,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchem
 from pydantic_core import PydanticCustomError, core_schema
 
 from orchestrator.errors import suggest
+from orchestrator.spec import plugins
 
+logger = logging.getLogger(__name__)
+
+OWN_PACKAGE = "orchestrator"
 ID_LENGTH = 16
 """Hex digits in an id: 64 bits, so that ten thousand trials collide with a chance below 1e-11."""
 
@@ -72,7 +79,9 @@ class Spec(BaseModel):
 def canonical(value: Any) -> Any:
     """Plain JSON data of everything in `value` that identifies it (see the module's first lines)."""
     if isinstance(value, Spec):
-        kept = {}
+        kept: dict[str, Any] = {}
+        if isinstance(value, Component) and (package := _import_package(type(value))) != OWN_PACKAGE:
+            kept["_package"] = package  # no field's name begins with "_"
         for name, field in type(value).model_fields.items():
             rule = field.json_schema_extra.get("identity", True) if isinstance(field.json_schema_extra, dict) else True
             item = getattr(value, name)
@@ -132,6 +141,27 @@ class Component(Spec):
         return getattr(import_module(module), attribute)
 
 
+def components(value: Any) -> Iterator[Component]:
+    """Every component in a spec, those inside others too."""
+    if isinstance(value, Component):
+        yield value
+    if isinstance(value, Spec):
+        value = tuple(getattr(value, name) for name in type(value).model_fields)
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from components(item)
+
+
+def packages(*specs: Spec) -> dict[str, str]:
+    """Name -> version of every other package that a component of the specs comes from."""
+    origins = [plugins.origin(type(component)) for component in components(specs)]
+    return dict(sorted(origin for origin in origins if origin))
+
+
+def _import_package(cls: type) -> str:
+    return cls.__module__.partition(".")[0]
+
+
 def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -139,44 +169,68 @@ def _short(value: Any) -> str:
 C = TypeVar("C", bound=Component)
 
 
-class Registry(Generic[C]):
-    """The named components of one kind. A sweep file gives one as `name` or as `{name: ..., parameter: ...}`."""
+class Vocabulary(Generic[C]):
+    """Named components of one kind. A sweep file gives one as `name` or as `{name: ..., parameter: ...}`.
+
+    Those of other packages are listed by their names alone; one is imported when it is asked for, never at import.
+    """
 
     def __init__(self, kind: str, base: type[C]) -> None:
         self.kind = kind
         self.base = base
-        self._classes: dict[str, type[C]] = {}
+        self._warned: set[str] = set()
 
-    def register(self, cls: type[C]) -> type[C]:
-        """Class decorator: makes the component known under the default of its `name`."""
-        name = cls.model_fields["name"].default
-        if name in self._classes:
-            raise ValueError(f"two {self.kind}s are called '{name}'")
-        self._classes[name] = cls
-        return cls
+    @abstractmethod
+    def names(self) -> list[str]:
+        """Every name: flatsweep's own in the order of registration, then the others in alphabetical order."""
+
+    @abstractmethod
+    def look_up(self, name: str) -> type[C] | str | None:
+        """The class called `name`, or in words what keeps it from being used; None where there is none."""
+
+    def find(self, name: str) -> type[C] | None:
+        """The class called `name`; None where there is none that can be used."""
+        found = self.look_up(name)
+        return None if isinstance(found, str) else found
 
     def classes(self) -> dict[str, type[C]]:
-        """Every registered class by name, in the order of registration."""
-        return dict(self._classes)
+        """Every class that can be used, by name, in the order of `names`. Warns, once, of each that cannot."""
+        usable: dict[str, type[C]] = {}
+        for name in self.names():
+            found = self.look_up(name)
+            if not isinstance(found, str):
+                usable |= {name: found} if found else {}
+            elif name not in self._warned:
+                self._warned.add(name)
+                logger.warning("%s '%s' is left out: %s", self.kind, name, found)
+        return usable
 
     def get(self, name: str) -> type[C]:
         """The class called `name`.
 
         Raises:
-            PydanticCustomError: there is none; the message offers the nearest name.
+            PydanticCustomError: there is none, and the message offers the nearest name; or it cannot be used.
         """
-        if name not in self._classes:
+        found = self.look_up(name)
+        context = {"kind": self.kind, "name": name}
+        if isinstance(found, str):
             raise PydanticCustomError(
-                "unknown_name",
-                "unknown {kind} '{name}'; {hint}",
-                {"kind": self.kind, "name": name, "hint": suggest(name, self._classes)},
+                "unusable", "{kind} '{name}' cannot be used: {reason}", context | {"reason": found}
             )
-        return self._classes[name]
+        if found is None:
+            allowed = [known if self.find(known) else f"{known} (broken)" for known in self.names()]
+            raise PydanticCustomError(
+                "unknown_name", "unknown {kind} '{name}'; {hint}", context | {"hint": suggest(name, allowed)}
+            )
+        return found
 
     def parse(self, value: object) -> C:
         """An instance from a name, a mapping with a `name`, or an instance."""
         if isinstance(value, self.base):
-            self.get(value.name)
+            if type(value) is not self.get(value.name):  # a worker, which reads it by its name, would build another
+                raise PydanticCustomError(
+                    "component", "{kind} '{name}' is of another class", {"kind": self.kind, "name": value.name}
+                )
             return value
         if isinstance(value, str):
             return self.get(value)(name=value)
@@ -188,7 +242,7 @@ class Registry(Generic[C]):
             raise PydanticCustomError(
                 "component",
                 "a {kind} needs a 'name'; allowed: {names}",
-                {"kind": self.kind, "names": ", ".join(self._classes)},
+                {"kind": self.kind, "names": ", ".join(self.names())},
             )
         return self.get(value["name"]).model_validate(value)
 
@@ -201,9 +255,77 @@ class Registry(Generic[C]):
     def __get_pydantic_json_schema__(
         self, _schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        alone = [name for name, cls in self._classes.items() if not _needs_parameters(cls)]
-        variants = [handler(cls.__pydantic_core_schema__) for cls in self._classes.values()]
+        classes = self.classes()
+        alone = [name for name, cls in classes.items() if not _needs_parameters(cls)]
+        variants = [handler(cls.__pydantic_core_schema__) for cls in classes.values()]
         return {"anyOf": [{"type": "string", "enum": alone, "title": f"{self.kind} with its defaults"}, *variants]}
+
+
+class Registry(Vocabulary[C]):
+    """Every component of one kind: those registered here, and those that other packages offer.
+
+    Args:
+        kind: in words, for messages.
+        base: class of the components.
+        group: name of the entry points' group, after `flatsweep.`; None where other packages can add nothing.
+    """
+
+    def __init__(self, kind: str, base: type[C], group: str | None = None) -> None:
+        super().__init__(kind, base)
+        self.group = group
+        self._registered: dict[str, type[C]] = {}
+        self._offered: dict[str, type[C] | str] = {}
+
+    def register(self, cls: type[C]) -> type[C]:
+        """Class decorator: makes the component known under the default of its `name`."""
+        name = cls.model_fields["name"].default
+        if name in self._registered:
+            raise ValueError(f"two {self.kind}s are called '{name}'")
+        self._registered[name] = cls
+        return cls
+
+    def registered(self) -> dict[str, type[C]]:
+        """The registered classes by name, in the order of registration, without those of other packages."""
+        return dict(self._registered)
+
+    def names(self) -> list[str]:
+        """Every name; nothing is imported for it."""
+        offered = plugins.offers(self.group)
+        return [*(name for name in self._registered if name not in offered), *offered]
+
+    def look_up(self, name: str) -> type[C] | str | None:
+        """The class called `name`, imported if another package offers it. A name that is taken twice is refused."""
+        if name in self._offered:
+            return self._offered[name]
+        offers, registered = plugins.offers(self.group).get(name, ()), self._registered.get(name)
+        if not offers:
+            return registered
+        taken = [str(offer) for offer in offers]
+        if registered and _import_package(registered) == OWN_PACKAGE:
+            taken.insert(0, "flatsweep itself")
+        if len(taken) > 1:
+            # to choose one would change what a sweep file means with what happens to be installed beside it
+            self._offered[name] = f"several have this name, uninstall all but one: {'; '.join(taken)}"
+        else:
+            self._offered[name] = offers[0].load(self.base)
+        return self._offered[name]
+
+
+class Selection(Vocabulary[C]):
+    """Those components of a vocabulary that `accepts` takes."""
+
+    def __init__(self, kind: str, of: Vocabulary[C], accepts: Callable[[type[C]], bool]) -> None:
+        super().__init__(kind, of.base)
+        self._of, self._accepts = of, accepts
+
+    def names(self) -> list[str]:
+        """The names; everything that other packages offer is imported for it."""
+        return [name for name in self._of.names() if self.find(name)]
+
+    def look_up(self, name: str) -> type[C] | str | None:
+        """As in the vocabulary that it selects from."""
+        found = self._of.look_up(name)
+        return found if isinstance(found, str) or (found and self._accepts(found)) else None
 
 
 def _needs_parameters(cls: type[Component]) -> bool:

@@ -74,8 +74,18 @@ class Data(Component):
         located = self.unlabeled.model_copy(update={"path": _absolute(self.unlabeled.path, base)})
         return self.model_copy(update={"unlabeled": located})
 
+    def files(self) -> tuple[Path, ...]:
+        """Files whose change means that a worker which has the data set in memory reads it again."""
+        return (Path(self.unlabeled.path),) if self.unlabeled and self.unlabeled.path else ()
 
-DATA = Registry("data set", Data)
+    def obstacle(self) -> str | None:
+        """What keeps it from being read, as far as that shows without torch; asked before anything is started."""
+        if self.unlabeled and self.unlabeled.path and not Path(self.unlabeled.path).is_file():
+            return f"unlabeled: there is no file {self.unlabeled.path}"
+        return None
+
+
+DATA = Registry("data set", Data, "datasets")
 
 
 @DATA.register
@@ -98,6 +108,12 @@ class Torchvision(Data):
     """Folder of the files, relative to the sweep file; where it lies is no part of a trial's identity."""
     download: bool = location(False)
     """Let torchvision download what is missing."""
+
+    def obstacle(self) -> str | None:
+        """The folder is missing and may not be made."""
+        if self.download or Path(self.root).is_dir():
+            return super().obstacle()
+        return f"root: there is no folder {self.root}; `download: true` makes it and fetches {self.name}"
 
     def located(self, base: Path) -> Self:
         """With `root` made absolute."""
@@ -173,6 +189,18 @@ class Npz(Data):
     @classmethod
     def _title_from_path(cls, data: Any) -> Any:
         return _with_title(data)
+
+    def files(self) -> tuple[Path, ...]:
+        """The file of labelled images, and that of the others."""
+        return (Path(self.path), *super().files())
+
+    def obstacle(self) -> str | None:
+        """Whatever is wrong with the file: reading it takes numpy only."""
+        try:
+            self.load()(self)
+        except ValueError as error:
+            return str(error)
+        return super().obstacle()
 
     def located(self, base: Path) -> Self:
         """With `path` made absolute."""

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from orchestrator.errors import suggest
 from orchestrator.spec.axes import Origins, Path, TooManyCells, expand_sweep
-from orchestrator.spec.base import Registry, Spec
+from orchestrator.spec.base import Spec, Vocabulary
 from orchestrator.spec.document import Document, Problem
 from orchestrator.spec.sweep import Sweep
 
@@ -29,7 +29,7 @@ _BOUNDS = {
     "less_than": ("must be less than", "lt"),
     "less_than_equal": ("must be at most", "le"),
 }
-_SAYS_ALL = {"unknown_name", "fraction", "number", "integer"}
+_SAYS_ALL = {"unknown_name", "unusable", "fraction", "number", "integer"}
 """Errors of ours whose message holds the value already."""
 
 
@@ -122,7 +122,7 @@ def _look_up(data: Any, place: Path) -> tuple[bool, Any]:
 
 def _owner(data: Any, loc: Path) -> type[Spec] | None:
     """The class that has the last key of `loc` as a field, or lacks it; None where that cannot be told."""
-    kind: Registry[Any] | type[Spec] | None = Sweep
+    kind: Vocabulary[Any] | type[Spec] | None = Sweep
     for key in loc[:-1]:
         if not isinstance(key, int):
             owner = _class(kind, data)
@@ -134,17 +134,17 @@ def _owner(data: Any, loc: Path) -> type[Spec] | None:
     return _class(kind, data)
 
 
-def _class(kind: Registry[Any] | type[Spec] | None, data: Any) -> type[Spec] | None:
-    if not isinstance(kind, Registry):
+def _class(kind: Vocabulary[Any] | type[Spec] | None, data: Any) -> type[Spec] | None:
+    if not isinstance(kind, Vocabulary):
         return kind
     name = data.get("name") if isinstance(data, dict) else data
-    return kind.classes().get(name) if isinstance(name, str) else None
+    return kind.find(name) if isinstance(name, str) else None
 
 
-def _kind(parts: tuple[Any, ...]) -> Registry[Any] | type[Spec] | None:
+def _kind(parts: tuple[Any, ...]) -> Vocabulary[Any] | type[Spec] | None:
     """What an annotation's innermost values are: a registry's components or one kind of spec."""
     for part in parts:
-        if isinstance(part, Registry):
+        if isinstance(part, Vocabulary):
             return part
     for part in parts:
         if isinstance(part, type) and issubclass(part, Spec):

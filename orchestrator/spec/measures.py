@@ -1,5 +1,6 @@
 """What is measured on a trained network (SCIENCE.md sections 5 and 6). Implementations live in workers/measures."""
 
+from abc import abstractmethod
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -18,12 +19,12 @@ class Measure(Component):
     batch_size: Count = 1000
     """Images attacked at once; changes results by rounding only, where no step is shared by the batch."""
 
+    @abstractmethod
     def keys(self) -> tuple[str, ...]:
         """Names of the values that the measure returns, in the order of tables."""
-        raise NotImplementedError
 
 
-MEASURES = Registry("measure", Measure)
+MEASURES = Registry("measure", Measure, "measures")  # type: ignore[type-abstract]
 
 
 @MEASURES.register

@@ -1,15 +1,18 @@
 """The training methods (SCIENCE.md section 3): names, parameters, ranges, sources. Code: workers/methods."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Number, Registry, added_field
+from orchestrator.spec.base import Component, Integer, Number, Registry, Selection, added_field
 
 
 class Method(Component):
     """Base of the training methods."""
+
+    weight_perturbable: ClassVar[bool] = False
+    """Whether methods that perturb the weights, such as AWP, may go over its loss."""
 
 
 def layers(method: Method) -> Iterator[Method]:
@@ -21,8 +24,8 @@ def layers(method: Method) -> Iterator[Method]:
         method = under
 
 
-METHODS = Registry("method", Method)
-WEIGHT_PERTURBABLE = Registry("method under awp", Method)
+METHODS = Registry("method", Method, "methods")
+WEIGHT_PERTURBABLE = Selection("method under awp", METHODS, lambda cls: cls.weight_perturbable)
 """The methods whose loss adversarial weight perturbation can wrap."""
 
 
@@ -36,11 +39,11 @@ class Standard(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class AdversarialTraining(Method):
     """Adversarial training: cross-entropy at PGD examples (Madry et al. 2018, arXiv 1706.06083)."""
 
     implementation = "workers.methods.adversarial:AdversarialTraining"
+    weight_perturbable = True
 
     name: Literal["at"] = "at"
     adversarial_fraction: Annotated[Number, Field(gt=0, le=1)] = added_field(1.0)
@@ -48,11 +51,11 @@ class AdversarialTraining(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class Trades(Method):
     """TRADES: clean cross-entropy + beta * KL(p(x) || p(x_adv)) (Zhang et al. 2019, arXiv 1901.08573)."""
 
     implementation = "workers.methods.trades:Trades"
+    weight_perturbable = True
 
     name: Literal["trades"] = "trades"
     beta: Annotated[Number, Field(ge=0)] = 6.0
@@ -60,11 +63,11 @@ class Trades(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class Mart(Method):
     """MART: boosted cross-entropy + beta * KL weighted by 1 - p_y(x) (Wang et al. 2020, ICLR)."""
 
     implementation = "workers.methods.mart:Mart"
+    weight_perturbable = True
 
     name: Literal["mart"] = "mart"
     beta: Annotated[Number, Field(ge=0)] = 5.0
@@ -72,11 +75,11 @@ class Mart(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class PgdTau(Method):
     """AT in which each example's attack stops tau steps after it is first misclassified (Stutz21)."""
 
     implementation = "workers.methods.pgd_tau:PgdTau"
+    weight_perturbable = True
 
     name: Literal["pgd_tau"] = "pgd_tau"
     tau: Annotated[Integer, Field(ge=0)] = 1
@@ -84,11 +87,11 @@ class PgdTau(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class SelfSupervision(Method):
     """AT + weight * cross-entropy of a 4-way rotation head on the penultimate features (Hendrycks et al. 2019)."""
 
     implementation = "workers.methods.self_supervision:SelfSupervision"
+    weight_perturbable = True
 
     name: Literal["self_supervision"] = "self_supervision"
     weight: Annotated[Number, Field(ge=0)] = 1.0
@@ -96,11 +99,11 @@ class SelfSupervision(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class AdvLogitConsistency(Method):
     """AdvLC: AT + weight * sum of the largest absolute logit differences of x and x_adv / B (Li22)."""
 
     implementation = "workers.methods.advlc:AdvLogitConsistency"
+    weight_perturbable = True
 
     name: Literal["advlc"] = "advlc"
     weight: Annotated[Number, Field(ge=0)] = 0.3
@@ -112,39 +115,44 @@ class AdvLogitConsistency(Method):
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class IgnoreIncorrect(Method):
     """AT that trains on the clean image where it is misclassified already (Stutz21)."""
 
     implementation = "workers.methods.incorrect:IgnoreIncorrect"
+    weight_perturbable = True
 
     name: Literal["ignore_incorrect"] = "ignore_incorrect"
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class PreventLabelLeaking(Method):
     """AT whose attack starts from the predicted label instead of the true one (Stutz21; Kurakin et al. 2017)."""
 
     implementation = "workers.methods.incorrect:PreventLabelLeaking"
+    weight_perturbable = True
 
     name: Literal["prevent_label_leaking"] = "prevent_label_leaking"
 
 
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class FgsmRandomStart(Method):
     """Fast single-step AT: one step of `step_factor` * eps from a random start (Wong et al. 2020, arXiv 2001.03994)."""
 
     implementation = "workers.methods.fgsm_rs:FgsmRandomStart"
+    weight_perturbable = True
 
     name: Literal["fgsm_rs"] = "fgsm_rs"
     step_factor: Annotated[Number, Field(gt=0, le=2)] = 1.25
     """Length of the step relative to the training attack's eps."""
 
 
+LABELLED = Selection(
+    "method under unlabeled", METHODS, lambda cls: cls.weight_perturbable and not issubclass(cls, Unlabeled)
+)
+"""The methods that may train on pseudo-labelled images, too."""
+
+
 @METHODS.register
-@WEIGHT_PERTURBABLE.register
 class Unlabeled(Method):
     """Another method on labelled and pseudo-labelled images (`data.unlabeled`) together, a fixed share of each batch:
     robust self-training (RST: Carmon et al. 2019, arXiv 1905.13736; Stutz21).
@@ -153,9 +161,10 @@ class Unlabeled(Method):
     """
 
     implementation = "workers.methods.unlabeled:Unlabeled"
+    weight_perturbable = True
 
     name: Literal["unlabeled"] = "unlabeled"
-    over: Annotated[Method, WEIGHT_PERTURBABLE] = AdversarialTraining()
+    over: Annotated[Method, LABELLED] = AdversarialTraining()
     """The method whose attack and loss are used."""
     fraction: Annotated[Number, Field(gt=0, lt=1)] = 0.5
     """Share of each batch that is pseudo-labelled, rounded to whole images (Stutz21: 0.7, Carmon et al.: 0.5)."""
@@ -165,13 +174,6 @@ class Unlabeled(Method):
     teacher_seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0
     """Seed of the teacher."""
 
-    @field_validator("over")
-    @classmethod
-    def _once(cls, over: Method) -> Method:
-        if any(isinstance(method, Unlabeled) for method in layers(over)):
-            raise ValueError("unlabeled over unlabeled: the images of data.unlabeled can be added only once")
-        return over
-
 
 @METHODS.register
 class RandomWeightPerturbation(Method):
@@ -180,7 +182,7 @@ class RandomWeightPerturbation(Method):
     implementation = "workers.methods.random_weight_perturbation:RandomWeightPerturbation"
 
     name: Literal["random_weight_perturbation"] = "random_weight_perturbation"
-    over: Annotated[Method, WEIGHT_PERTURBABLE] = AdversarialTraining()
+    over: Annotated[Method, WEIGHT_PERTURBABLE] = Field(AdversarialTraining(), validate_default=True)
     """The method whose loss is used."""
     xi: Annotated[Number, Field(gt=0)] = 0.05
     """Radius relative to each tensor's norm (swept over .05 to 1 in Stutz21)."""
@@ -193,7 +195,7 @@ class AdversarialWeightPerturbation(Method):
     implementation = "workers.methods.awp:AdversarialWeightPerturbation"
 
     name: Literal["awp"] = "awp"
-    over: Annotated[Method, WEIGHT_PERTURBABLE] = AdversarialTraining()
+    over: Annotated[Method, WEIGHT_PERTURBABLE] = Field(AdversarialTraining(), validate_default=True)
     """The method whose loss is used."""
     gamma: Annotated[Number, Field(gt=0, le=1)] = 0.01
     """Radius of the perturbation relative to each tensor's norm. Left out: 0.005 over TRADES, else 0.01 (Wu20)."""

@@ -11,7 +11,7 @@ class Model(Component):
     """Base of the networks."""
 
 
-MODELS = Registry("model", Model)
+MODELS = Registry("model", Model, "models")
 
 Width = Annotated[Integer, Field(ge=1, le=4096)]
 

@@ -54,7 +54,7 @@ def reference() -> str:
         parts += [f"\n### {title}\n", f"\n{inspect.getdoc(spec)}\n", _parameters(spec)]
     for title, registry in REGISTRIES:
         parts.append(f"\n## {title}\n")
-        for name, cls in registry.classes().items():
+        for name, cls in registry.registered().items():
             parts += [f"\n### `{name}`\n", f"\n{inspect.getdoc(cls)}\n", _parameters(cls)]
     return "".join(parts)
 

@@ -11,7 +11,7 @@ class Regularizer(Component):
     """Base of the regularisers."""
 
 
-REGULARIZERS = Registry("regularizer", Regularizer)
+REGULARIZERS = Registry("regularizer", Regularizer, "regularizers")
 
 
 @REGULARIZERS.register

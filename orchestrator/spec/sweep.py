@@ -24,7 +24,7 @@ NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 def _in_one_order(value: tuple[Regularizer, ...]) -> tuple[Regularizer, ...]:
     """Regularisers apply in the vocabulary's order, so that writing them the other way round is the same trial."""
-    order = list(REGULARIZERS.classes())
+    order = REGULARIZERS.names()
     names = [regularizer.name for regularizer in value]
     for index, name in enumerate(names):
         if name in names[:index]:
@@ -148,10 +148,8 @@ Checkpoints = Annotated[tuple[Literal["last", "best", "kept"], ...], AfterValida
 class Evaluation(Spec):
     """What is measured after training."""
 
-    measures: Annotated[tuple[Annotated[Measure, MEASURES], ...], Field(min_length=1)] = (
-        Robustness(),
-        AverageFlatness(),
-        WorstFlatness(),
+    measures: Annotated[tuple[Annotated[Measure, MEASURES], ...], Field(min_length=1)] = Field(
+        (Robustness(), AverageFlatness(), WorstFlatness()), validate_default=True
     )
     """Measures, by name or with settings."""
     seed: Annotated[Integer, Field(ge=0, lt=2**63)] = 0
@@ -199,15 +197,17 @@ class Sweep(Spec):
 
     name: str
     """Name of the sweep and of its folder: letters, digits, '.', '_', '-'."""
-    data: Annotated[tuple[Annotated[Data, DATA], ...], Field(min_length=1)] = (Digits(),)
+    data: Annotated[tuple[Annotated[Data, DATA], ...], Field(min_length=1)] = Field((Digits(),), validate_default=True)
     """The data set."""
-    model: Annotated[tuple[Annotated[Model, MODELS], ...], Field(min_length=1)] = (SmallPreActResNet(),)
+    model: Annotated[tuple[Annotated[Model, MODELS], ...], Field(min_length=1)] = Field(
+        (SmallPreActResNet(),), validate_default=True
+    )
     """The network."""
     training: Annotated[tuple[Training, ...], Field(min_length=1)] = (Training(),)
     """Epochs, batch size, optimizer, schedule, attack."""
     grid: Grid
     """What is varied."""
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = Field(default_factory=Evaluation)
     """What is measured."""
     resources: Resources = Resources()
     """What a trial occupies."""

@@ -81,7 +81,7 @@ CASES = {
     "no sweep of that name": Case("status digits", "no sweep called 'digits' in runs: nothing was submitted there"),
     "path as sweep name": Case("submit ../digits", "no sweep called '../digits'"),
     # data
-    "no mnist folder": Case("submit s.yaml", "data.root: there is no folder", GOOD + "data: mnist\n"),
+    "no mnist folder": Case("submit s.yaml", "data: root: there is no folder", GOOD + "data: mnist\n"),
     "no npz": Case("submit s.yaml", "d.npz", NPZ),
     "corrupt npz": Case("submit s.yaml", "is not a readable .npz file", NPZ, file("d.npz", b"PK\x03\x04 rubbish")),
     "npz labels": Case("submit s.yaml", "y_test", NPZ, lambda at: arrays(at, y_test=np.array([0, 7]))),
@@ -212,7 +212,7 @@ def test_every_problem_at_once(
 ) -> None:
     (tmp_path / "s.yaml").write_text(GOOD + "data: mnist\ntracking: {uri: mlruns}\n")
     message = refused(monkeypatch, capsys, "submit", "s.yaml", "--storage", "/proc/x")
-    assert all(word in message for word in ("data.root", "storage: no permission", "tracking: MLflow"))
+    assert all(word in message for word in ("data: root", "storage: no permission", "tracking: MLflow"))
     assert len(message.splitlines()) == 3
 
 

@@ -1,5 +1,6 @@
 """What a fresh interpreter imports for `--help` and `plan`: nothing that takes seconds."""
 
+import json
 import os
 import subprocess
 import sys
@@ -20,11 +21,15 @@ sys.exit(code)
 SWEEP = "name: fresh\ngrid:\n  methods: [at, trades]\n  seeds: [0]\n"
 
 
-def imported(folder: Path, *words: str) -> tuple[str, set[str]]:
+def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {key: text for key, text in os.environ.items() if key not in {"RAY_ADDRESS", "MLFLOW_TRACKING_URI"}}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", CODE, *words], capture_output=True, text=True, cwd=folder, env=environment, timeout=120
     )
+
+
+def imported(folder: Path, *words: str) -> tuple[str, set[str]]:
+    done = start(folder, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout, set(done.stderr.splitlines()[-1].split())
 
@@ -40,6 +45,42 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     said, _ = imported(tmp_path, "--help")
     for command in ("init", "schema", "plan", "submit", "rerun", "status", "export", "correlate", "ui"):
         assert f"\n  {command} " in said
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Path:
+    """A folder with a package that offers a method and says so when it is imported."""
+    folder = tmp_path / "packages"
+    info = folder / "trap-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: trap\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[flatsweep.methods]\nsprung = trap:Sprung\n")
+    (folder / "trap.py").write_text("raise RuntimeError('the trap is sprung')\n")
+    return folder
+
+
+@pytest.mark.parametrize("words", [["--help"], ["plan", "s.yaml"]], ids=" ".join)
+def test_packages_that_offer_components_are_not_imported(
+    words: list[str], trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "s.yaml").write_text(SWEEP)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(trap), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    _, modules = imported(tmp_path, *words)
+    assert "trap" not in modules
+
+
+def test_the_schema_imports_them_and_warns_of_a_broken_one(
+    trap: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(trap), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    done = start(tmp_path, "schema")
+    assert done.returncode == 0 and json.loads(done.stdout)
+    warning, modules = done.stderr.splitlines()
+    assert warning == (
+        "method 'sprung' is left out: entry point 'sprung = trap:Sprung' of package trap 1.0 cannot be imported: "
+        "RuntimeError: the trap is sprung"
+    )
+    assert not {"torch", "ray", "mlflow"} & set(modules.split())
 
 
 def test_plan_of_a_fresh_sweep_imports_neither_torch_nor_ray(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack
 
 OTHER: dict[str, Any] = {
     "early_stopping": {"every": 2},
+    "unlabeled": {"size": 10},
     "title": "another",
     "optimizer": {"name": "sgd", "lr": 0.125},
     "schedule": "constant",

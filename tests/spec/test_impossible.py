@@ -46,7 +46,7 @@ CASES = {
         "data: {name: digits, unlabeled: {size: 100}}\n"
         "grid: {methods: [{name: unlabeled, over: unlabeled}], seeds: [0]}\n",
         2,
-        "unlabeled over unlabeled",
+        "unknown method under unlabeled 'unlabeled'",
     ),
     "from nowhere": (
         "data:\n  name: digits\n  unlabeled: {title: a}\ngrid: {methods: [at], seeds: [0]}\n",

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,37 @@ class Arrays:
     x_test: npt.NDArray[np.uint8] | None
     y_test: npt.NDArray[np.int64] | None
     classes: int
+
+    @classmethod
+    def checked(
+        cls,
+        x_train: npt.NDArray[Any],
+        y_train: npt.NDArray[Any],
+        x_test: npt.NDArray[Any] | None,
+        y_test: npt.NDArray[Any] | None,
+        classes: int | None = None,
+    ) -> Self:
+        """From arrays that may be anything; images may lack the last dimension where C is 1.
+
+        Args:
+            x_train, y_train: images and labels.
+            x_test, y_test: likewise; both None where there is no published split.
+            classes: the largest training label + 1 if not given.
+
+        Raises:
+            BadArraysError: a wrong dtype, shape or number, labels out of range.
+        """
+        x_train = checked_images("x_train", x_train)
+        y_train = checked_labels("y_train", y_train, len(x_train), classes)
+        classes = classes or int(y_train.max()) + 1
+        if x_test is None and y_test is None:
+            return cls(x_train, y_train, None, None, classes)
+        if x_test is None or y_test is None:
+            raise BadArraysError("x_test and y_test belong together: one of them is missing")
+        x_test = checked_images("x_test", x_test)
+        if x_train.shape[1:] != x_test.shape[1:]:
+            raise BadArraysError(f"training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
+        return cls(x_train, y_train, x_test, checked_labels("y_test", y_test, len(x_test), classes), classes)
 
     def digest(self) -> str:
         """SHA-256 over all pixels and labels, in hex."""

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.spec.data import Npz
-from workers.data.arrays import Arrays, BadArraysError, checked_images, checked_labels
+from workers.data.arrays import Arrays, BadArraysError
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -24,15 +24,9 @@ def load(spec: Npz) -> Arrays:
     path = Path(spec.path)
     x_train, y_train, x_test, y_test = read_npz(path, KEYS).values()
     try:
-        x_train, x_test = checked_images("x_train", x_train), checked_images("x_test", x_test)
-        if x_train.shape[1:] != x_test.shape[1:]:
-            raise BadArraysError(f"training images are {x_train.shape[1:]}, test images {x_test.shape[1:]}")
-        y_train = checked_labels("y_train", y_train, len(x_train), spec.classes)
-        classes = spec.classes or int(y_train.max()) + 1
-        y_test = checked_labels("y_test", y_test, len(x_test), classes)
+        return Arrays.checked(x_train, y_train, x_test, y_test, spec.classes)
     except BadArraysError as error:
         raise BadArraysError(f"{path}: {error}") from error
-    return Arrays(x_train, y_train, x_test, y_test, classes)
 
 
 def read_npz(path: Path, required: Sequence[str], optional: Sequence[str] = ()) -> dict[str, npt.NDArray[Any]]:

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from orchestrator.spec.data import Data, Npz
+from orchestrator.spec.data import Data
 from workers.data.arrays import Arrays, BadArraysError
 from workers.data.unlabeled import Unlabeled, load_unlabeled
 from workers.failures import DataError
@@ -60,16 +59,16 @@ def load_splits(spec: Data, device: torch.device) -> Splits:
     return _cached(spec, _stamp(spec), device)
 
 
-def _stamp(spec: Data) -> int:
-    """Changes when the file does, so that a warm worker reads it again."""
-    files = [spec.path if isinstance(spec, Npz) else None, spec.unlabeled.path if spec.unlabeled else None]
-    return sum(Path(file).stat().st_mtime_ns for file in files if file is not None and Path(file).exists())
+def _stamp(spec: Data) -> tuple[int, ...]:
+    """Changes when a file does, so that a warm worker reads them again."""
+    return tuple(file.stat().st_mtime_ns if file.exists() else 0 for file in spec.files())
 
 
 @lru_cache(maxsize=2)
-def _cached(spec: Data, _version: int, device: torch.device) -> Splits:
+def _cached(spec: Data, _version: tuple[int, ...], device: torch.device) -> Splits:
     try:
-        arrays: Arrays = spec.load()(spec)
+        read: Arrays = spec.load()(spec)
+        arrays = Arrays.checked(read.x_train, read.y_train, read.x_test, read.y_test, read.classes)
         further = load_unlabeled(spec, arrays)
     except BadArraysError as error:
         raise DataError(str(error)) from error
