@@ -1,16 +1,24 @@
 """Delivers a trial's records to its one MLflow run, by run id. The only part of tracking that runs on workers."""
 
-from collections.abc import Sequence
+import logging
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workers.journal import Record
+from workers.storage import Folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+logger = logging.getLogger(__name__)
+
 TAG = "flatsweep."
 """Prefix of every tag of ours."""
+FILE_TAG = f"{TAG}file/"
+"""Prefix of the tags that say which file of the trial's folder is an artifact, with its hash."""
 MAX_METRICS, MAX_TAG = 1000, 8000
 """MLflow's limits: metrics in a batch, characters in a tag."""
 STATUS = {
@@ -29,10 +37,11 @@ class RunSink:
     Args:
         uri: tracking URI.
         run_id: of the trial's run.
+        folder: of the trial, where files that are recorded lie; without one they are not sent.
     """
 
-    def __init__(self, uri: str, run_id: str) -> None:
-        self._uri, self._run_id = uri, run_id
+    def __init__(self, uri: str, run_id: str, folder: Folder | None = None) -> None:
+        self._uri, self._run_id, self._folder = uri, run_id, folder
 
     @cached_property
     def _client(self) -> "MlflowClient":
@@ -65,6 +74,7 @@ class RunSink:
             self._client.log_batch(self._run_id, metrics=[Metric(m.key, m.value, m.time_ms, m.step) for m in part])
             for record in part:
                 self._recorded.setdefault((record.key, record.step), {})[record.time_ms] = record.value
+        self._send_files({record.key: record.text for record in records if record.kind == "file"})
         tags = {record.key: record.text for record in records if record.kind == "tag"}
         states = [record.text for record in records if record.kind == "state"]
         if states:
@@ -73,6 +83,31 @@ class RunSink:
             self._client.log_batch(self._run_id, tags=[RunTag(TAG + key, text[:MAX_TAG]) for key, text in tags.items()])
         if states:
             set_status(self._client, self._run_id, states[-1])
+
+    @cached_property
+    def _files(self) -> dict[str, str]:
+        """Path and hash of the files that the run holds."""
+        tags = self._client.get_run(self._run_id).data.tags
+        return {key.removeprefix(FILE_TAG): text for key, text in tags.items() if key.startswith(FILE_TAG)}
+
+    def _send_files(self, hashes: Mapping[str, str]) -> None:
+        """Logs files as artifacts under their paths; a tag with the hash says that it was done."""
+        if self._folder is None:
+            return
+        for path, content_hash in hashes.items():
+            if self._files.get(path) == content_hash:
+                continue
+            if not self._folder.exists(path):
+                logger.warning("%s/%s is gone and cannot be logged to MLflow", self._folder, path)
+                continue
+            with tempfile.TemporaryDirectory(prefix="flatsweep-") as place:
+                copy = Path(place) / path
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(self._folder.read(path))
+                inside = str(copy.parent.relative_to(place))
+                self._client.log_artifact(self._run_id, str(copy), None if inside == "." else inside)
+            self._client.set_tag(self._run_id, FILE_TAG + path, content_hash)
+            self._files[path] = content_hash
 
 
 def set_status(client: "MlflowClient", run_id: str, state: str) -> None:

@@ -132,7 +132,7 @@ def _close(store: Store, run: TrialRun, folder: Folder, is_lost: bool) -> None:
             if not states or states[-1] == "running":
                 tags = [Record("tag", key, text=text) for key, text in error.items()]
                 journal.add([*tags, Record("state", "state", text=state)])
-            RunSink(store.uri, run.run_id).send(journal.records)
+            RunSink(store.uri, run.run_id, folder).send(journal.records)
     except StorageError as problem:
         raise UserError(f"{problem}: it may belong to a driver that was killed; try again in a moment") from problem
 

@@ -58,11 +58,12 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         from workers.storage import Folder
         from workers.trial import assigned_steps
 
+        folder = Folder(assignment["folder"])
         self._steps = assigned_steps(
             assignment["trial"],
             assignment["evaluation"],
-            Folder(assignment["folder"]),
-            sink=RunSink(assignment["tracking_uri"], assignment["run_id"]),
+            folder,
+            sink=RunSink(assignment["tracking_uri"], assignment["run_id"], folder),
             device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",
         )
 

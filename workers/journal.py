@@ -12,14 +12,15 @@ logger = logging.getLogger(__name__)
 
 FILE = "journal.jsonl"
 
-Kind = Literal["metric", "tag", "state"]
+Kind = Literal["metric", "tag", "state", "file"]
 
 
 @dataclass(frozen=True)
 class Record:
     """One line of the journal.
 
-    `metric`: `value` at `step`. `tag`: `text`. `state`: the trial's state in `text` (running, finished, ...).
+    `metric`: `value` at `step`. `tag`: `text`. `state`: the trial's state in `text` (running, finished, ...). `file`: a
+    file of the trial's folder, `key` its path there and `text` the hash of its content.
     """
 
     kind: Kind

@@ -71,3 +71,13 @@ def result_name(measure: Measure, seed: int, network: str = LAST) -> str:
     """File name of a measure's result: it holds the hash of all settings, so that other settings lie beside it."""
     which = "" if network == LAST else f"{network}-"
     return f"{measure.name}-{which}{digest({'measure': measure, 'seed': seed})}.json"
+
+
+def arrays_name(result: str) -> str:
+    """File name of the arrays beside a result."""
+    return result.removesuffix(".json") + ".npz"
+
+
+def parts_name(result: str) -> str:
+    """File name of what is finished of a result that is not there yet."""
+    return result.removesuffix(".json") + ".parts"

@@ -1,14 +1,20 @@
 """Measuring a trial's networks: the last one, the best one, those of single epochs; only what has no result yet."""
 
+import io
 import json
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
 
 from orchestrator.spec.base import canonical
 from orchestrator.spec.measures import Measure
 from orchestrator.spec.sweep import Evaluation
 from workers import layout
+from workers.measures.result import Result
 from workers.recorder import Recorder
 from workers.steps import Tick
 from workers.storage import Folder
@@ -43,7 +49,7 @@ class Measurement:
     def __init__(self, trainer: Trainer, evaluation: Evaluation, results: Folder, recorder: Recorder) -> None:
         self._trainer, self._evaluation, self._results, self._recorder = trainer, evaluation, results, recorder
         self._seconds: dict[str, float] = {}
-        self._by_epoch: dict[tuple[int, str], Values] = {}
+        self._by_epoch: dict[tuple[int, str], dict[str, Any]] = {}
         self._weights_of = trainer.epoch
 
     def run(self) -> Generator[Measuring, None, Values]:
@@ -82,22 +88,43 @@ class Measurement:
         name = layout.result_name(measure, self._evaluation.seed, network)
         key = epoch, layout.result_name(measure, self._evaluation.seed)
         if self._results.exists(name):
-            content = json.loads(self._results.read(name))
-            values, seconds = content["values"], content["seconds"]
+            kept: dict[str, Any] = json.loads(self._results.read(name))
         else:
-            started = time.perf_counter()
-            values = self._by_epoch.get(key)  # the best network may be the last one, too
-            if values is None:
-                values = yield from self._measure(measure, network, epoch)
-            seconds = time.perf_counter() - started
-            content = {"measure": canonical(measure), "seed": self._evaluation.seed, "network": network}
-            content |= {"epoch": epoch, "values": values, "seconds": seconds}
-            self._results.write(name, json.dumps(content, indent=2).encode())
-        self._by_epoch[key] = values
-        self._seconds[measure.name] = self._seconds.get(measure.name, 0.0) + seconds
-        return dict(values)
+            kept = yield from self._measure_and_keep(measure, network, epoch, name, self._by_epoch.get(key))
+        self._by_epoch[key] = kept
+        self._seconds[measure.name] = self._seconds.get(measure.name, 0.0) + kept["seconds"]
+        self._record_flags(f"flags/{network}/{measure.name}", "; ".join(kept.get("flags", [])))
+        if layout.arrays_name(name) in self._results.names():
+            self._recorder.file(f"{layout.MEASURES}/{layout.arrays_name(name)}")
+        return dict(kept["values"])
 
-    def _measure(self, measure: Measure, network: str, epoch: int) -> Generator[Measuring, None, Values]:
+    def _record_flags(self, tag: str, text: str) -> None:
+        """Nothing is recorded of a measure that never had a flag."""
+        if text or any(record.key == tag for record in self._recorder.journal.records):
+            self._recorder.tags({tag: text})
+
+    def _measure_and_keep(
+        self, measure: Measure, network: str, epoch: int, name: str, known: dict[str, Any] | None
+    ) -> Generator[Measuring, None, dict[str, Any]]:
+        """A result as it is kept; `known` is that of the same weights under another name: the best may be the last."""
+        content = {"measure": canonical(measure), "seed": self._evaluation.seed, "network": network, "epoch": epoch}
+        if known is not None:
+            content |= {"values": known["values"], "flags": known.get("flags", []), "seconds": 0.0}
+        else:
+            parts = KeptParts(self._results, layout.parts_name(name))
+            started = time.perf_counter()
+            result = yield from self._measure(measure, network, epoch, parts)
+            content |= {"values": result.values, "flags": list(result.flags)}
+            content |= {"seconds": parts.seconds_before + time.perf_counter() - started}
+            if result.arrays:
+                self._results.write(layout.arrays_name(name), _npz(result.arrays))
+        self._results.write(name, json.dumps(content, indent=2).encode())
+        self._results.delete(layout.parts_name(name))
+        return content
+
+    def _measure(
+        self, measure: Measure, network: str, epoch: int, parts: "KeptParts"
+    ) -> Generator[Measuring, None, Result]:
         trainer = self._trainer
         if epoch != self._weights_of:
             trainer.model.load_state_dict(trainer.selection.weights(epoch))
@@ -108,10 +135,34 @@ class Measurement:
             measure,
             attack=trainer.trial.training.attack,
             seed=self._evaluation.seed,
+            parts=parts,
         )
         try:
             while True:
                 yield Measuring(measure.name, next(steps), network)
         except StopIteration as stop:
-            values: Values = stop.value
-            return values
+            return Result.of(stop.value)
+
+
+class KeptParts(dict[str, Any]):
+    """The finished parts of one measure on one network, in a file: each is on disk before the next one begins."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name = folder, name
+        self.seconds_before, self._started = 0.0, time.perf_counter()
+        if folder.exists(name):
+            kept = json.loads(folder.read(name))
+            self.seconds_before = kept["seconds"]
+            super().update(kept["parts"])
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        content = {"parts": dict(self), "seconds": self.seconds_before + time.perf_counter() - self._started}
+        self._folder.write(self._name, json.dumps(content).encode())
+
+
+def _npz(arrays: dict[str, Tensor]) -> bytes:
+    buffer = io.BytesIO()
+    plain: dict[str, Any] = {key: tensor.detach().cpu().numpy() for key, tensor in arrays.items()}
+    np.savez_compressed(buffer, **plain)
+    return buffer.getvalue()

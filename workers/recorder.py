@@ -3,6 +3,7 @@
 Training never waits for the tracking store. What could not be sent stays in the journal and is sent later.
 """
 
+import hashlib
 import logging
 import threading
 import time
@@ -35,7 +36,7 @@ class Recorder:
     """
 
     def __init__(self, folder: Folder, sink: Sink | None = None) -> None:
-        self.journal = Journal(folder)
+        self._folder, self.journal = folder, Journal(folder)
         self._sender = _Sender(sink) if sink else None
         if self._sender and self.journal.records:
             self._sender.put(self.journal.records)
@@ -47,6 +48,13 @@ class Recorder:
     def tags(self, values: Mapping[str, str]) -> None:
         """Records tags; a later value replaces an earlier one."""
         self._add([Record("tag", key, text=text) for key, text in values.items()])
+
+    def file(self, path: str) -> None:
+        """Records a file of the trial's folder, once for each content that it has."""
+        content = hashlib.sha256(self._folder.read(path)).hexdigest()
+        known = [record for record in self.journal.records if record.kind == "file" and record.key == path]
+        if not known or known[-1].text != content:
+            self._add([Record("file", path, text=content)])
 
     def state(self, state: str) -> None:
         """Records the state that the trial is in from now on."""

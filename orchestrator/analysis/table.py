@@ -12,7 +12,7 @@ from orchestrator.tracking import Store, TrialRun
 from workers import layout
 
 SETTINGS = ("trial_id", "checkpoint", "epoch", "method", "method_name", "regularizer", "setting", "seed")
-STATES = ("state", "error_class", "error", "attempt", "evaluation_id", "run_id")
+STATES = ("state", "flags", "error_class", "error", "attempt", "evaluation_id", "run_id")
 
 
 def trial_table(sweep: Sweep, runs: Sequence[TrialRun]) -> pd.DataFrame:
@@ -127,6 +127,7 @@ def _labels(
         "setting": setting,
         "seed": trial.seed,
         "state": state,
+        "flags": _flags(run, checkpoint) if run and state == "finished" else "",
         "error_class": run.error_class if run else "",
         "error": run.error if run else "",
         "attempt": int(run.tags.get("attempt", 0)) if run else 0,
@@ -147,3 +148,13 @@ def _values(run: TrialRun, prefix: str, same_settings: bool) -> dict[str, float]
         if kept:
             values[key.removeprefix(prefix).replace("/", "_")] = value
     return values
+
+
+def _flags(run: TrialRun, checkpoint: str) -> str:
+    """What its measures say about a network's values, as `measure: sentence; sentence`, one measure after another."""
+    network = (
+        layout.kept_name(int(checkpoint.removeprefix("epoch "))) if checkpoint.startswith("epoch ") else checkpoint
+    )
+    prefix = f"flags/{network}/"
+    found = {key.removeprefix(prefix): text for key, text in run.tags.items() if key.startswith(prefix) and text}
+    return " | ".join(f"{measure}: {text}" for measure, text in sorted(found.items()))

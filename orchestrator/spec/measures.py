@@ -1,27 +1,65 @@
 """What is measured on a trained network (SCIENCE.md sections 5 and 6). Implementations live in workers/measures."""
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Number, Registry
-from orchestrator.spec.training import EvaluationAttack
+from orchestrator.spec.base import Component, Integer, Number, Registry, location
+from orchestrator.spec.training import Attack, EvaluationAttack
 
 Count = Annotated[Integer, Field(ge=1)]
 Radii = Annotated[tuple[Annotated[Number, Field(ge=0)], ...], Field(min_length=1)]
+KINDS = ("robust_loss", "robust_error", "clean_loss", "clean_error")
+"""What is measured on training and test images."""
 Protocol = Literal["matched", "stutz21"]
+STUTZ21_REFERENCE_RESTARTS = 10
+"""Restarts behind the reference robust loss in the released code, against 1 behind the perturbed one."""
 
 
 class Measure(Component):
     """Base of the measures."""
 
+    presets: ClassVar[dict[str, dict[str, Any]]] = {}
+    """Settings by preset: `quick` to look, `paper` as published."""
+
+    preset: Literal["quick", "paper"] | None = location(None)
+    """Fills in what is not given: `quick` settings to look with, or those of the `paper`. It is the settings that
+    identify an evaluation, not where they came from."""
     batch_size: Count = 1000
     """Images attacked at once; changes results by rounding only, where no step is shared by the batch."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, value: Any) -> Any:
+        chosen = value.get("preset") if isinstance(value, dict) else None
+        return _merged(cls.presets[chosen], value) if isinstance(chosen, str) and chosen in cls.presets else value
 
     @abstractmethod
     def keys(self) -> tuple[str, ...]:
         """Names of the values that the measure returns, in the order of tables."""
+
+    def passes(self, attack: Attack) -> float:  # noqa: ARG002  (others need it)
+        """Predicted cost: forward-backward passes of single images, an upper bound; 0 where it is not known.
+
+        Args:
+            attack: the training attack, for what the measure's own leaves out.
+        """
+        return 0.0
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` with what only `below` has; mappings key by key."""
+    both = {
+        key: _merged(below[key], value) if isinstance(value, dict) and isinstance(below.get(key), dict) else value
+        for key, value in above.items()
+    }
+    return below | both
+
+
+def attack_passes(attack: Attack) -> float:
+    """Forward-backward passes of one image under an attack; the last look at the iterate is half of one."""
+    return attack.restarts * (attack.steps + 0.5)
 
 
 MEASURES = Registry("measure", Measure, "measures")  # type: ignore[type-abstract]
@@ -32,6 +70,10 @@ class Robustness(Measure):
     """Robust and clean loss and error, train and test, at the same weights, and both gaps (SCIENCE.md section 5)."""
 
     implementation = "workers.measures.robustness:robustness"
+    presets = {  # noqa: RUF012  (a class variable of the base)
+        "quick": {"attack": {"steps": 10}, "train_examples": 500, "test_examples": 500},
+        "paper": {"attack": {"steps": 20, "restarts": 10}, "train_examples": 1000, "test_examples": 1000},
+    }
 
     name: Literal["robustness"] = "robustness"
     attack: EvaluationAttack = EvaluationAttack()
@@ -42,9 +84,13 @@ class Robustness(Measure):
     """First so many test images (fewer if there are fewer)."""
 
     def keys(self) -> tuple[str, ...]:
-        """Loss in nats, error as a fraction; `<loss>_gap` is test minus train."""
-        kinds = ("robust_loss", "robust_error", "clean_loss", "clean_error")
-        return tuple(f"{kind}_{part}" for kind in kinds for part in ("train", "test", "gap"))
+        """Loss in nats, error as a fraction; `<loss>_gap` is test minus train; each with its standard error."""
+        names = [f"{kind}_{part}" for kind in KINDS for part in ("train", "test", "gap")]
+        return (*names, *(f"{name}_se" for name in names))
+
+    def passes(self, attack: Attack) -> float:
+        """Both sets, attacked, and clean once."""
+        return (self.train_examples + self.test_examples) * (0.5 + attack_passes(self.attack.resolve(attack)))
 
 
 class Flatness(Measure):
@@ -60,6 +106,17 @@ class Flatness(Measure):
     split: Literal["test", "train"] = "test"
     """Which images."""
 
+    def reference_passes(self, attack: Attack) -> float:
+        """Passes of one image behind RLoss(w)."""
+        return attack_passes(self.reference_attack(attack))
+
+    def reference_attack(self, attack: Attack) -> Attack:
+        """The attack behind RLoss(w): the budget behind RLoss(w + nu), or the released code's stronger one."""
+        budget = self.attack.resolve(attack)
+        if self.protocol == "matched":
+            return budget
+        return budget.model_copy(update={"restarts": STUTZ21_REFERENCE_RESTARTS, "random_start": True})
+
     def key(self, xi: float) -> str:
         """Name of the value at radius xi."""
         return f"{self.name}_xi{xi:g}" + ("" if self.split == "test" else "_train")
@@ -70,6 +127,10 @@ class AverageFlatness(Flatness):
     """Mean over random weight perturbations on the layer-wise sphere of RLoss(w + nu) - RLoss(w)."""
 
     implementation = "workers.measures.average_flatness:average_flatness"
+    presets = {  # noqa: RUF012
+        "quick": {"draws": 3, "examples": 300, "attack": {"steps": 10}},
+        "paper": {"xi": (0.5,), "draws": 10, "examples": 1000, "protocol": "stutz21", "attack": {"steps": 20}},
+    }
 
     name: Literal["average_flatness"] = "average_flatness"
     xi: Radii = (0.5,)
@@ -81,12 +142,21 @@ class AverageFlatness(Flatness):
         """Flatness in nats for each xi, and its standard error over draws."""
         return tuple(name for xi in self.xi for name in (self.key(xi), self.key(xi) + "_se"))
 
+    def passes(self, attack: Attack) -> float:
+        """The reference, and an attack for each draw and radius."""
+        own = attack_passes(self.attack.resolve(attack))
+        return self.examples * (self.reference_passes(attack) + len(self.xi) * self.draws * own)
+
 
 @MEASURES.register
 class WorstFlatness(Flatness):
     """Largest robust loss over jointly optimised weight perturbations in the layer-wise ball, minus RLoss(w)."""
 
     implementation = "workers.measures.worst_flatness:worst_flatness"
+    presets = {  # noqa: RUF012
+        "quick": {"restarts": 2, "epochs": 10, "examples": 300, "attack": {"steps": 10}},
+        "paper": {"xi": (0.003, 0.00075), "restarts": 10, "epochs": 20, "examples": 1000, "protocol": "stutz21"},
+    }
 
     name: Literal["worst_flatness"] = "worst_flatness"
     xi: Radii = (0.003, 0.00075)
@@ -103,3 +173,8 @@ class WorstFlatness(Flatness):
     def keys(self) -> tuple[str, ...]:
         """Flatness in nats for each xi."""
         return tuple(self.key(xi) for xi in self.xi)
+
+    def passes(self, attack: Attack) -> float:
+        """The reference, the joint ascents and, in the protocol `matched`, an attack after each."""
+        final = attack_passes(self.attack.resolve(attack)) if self.protocol == "matched" else 0.5
+        return self.examples * (self.reference_passes(attack) + len(self.xi) * self.restarts * (self.epochs + final))

@@ -13,7 +13,7 @@ from tests.e2e.sweeping import BASE, Place, run_inside
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     data = {**BASE["data"], "unlabeled": {"size": 200}}
     grid = {"methods": ["at", "unlabeled"], "seeds": [1, 2]}
-    made = Place(tmp_path_factory.mktemp("teachers"), "teachers", data=data, grid=grid)
+    made = Place(tmp_path_factory.mktemp("teachers"), "pseudo", data=data, grid=grid)
     done = made.run("submit")
     assert done.returncode == 0, made.output("stderr")
     return made
@@ -50,7 +50,7 @@ def test_submitted_again_nothing_runs(place: Place, capsys: pytest.CaptureFixtur
     capsys.readouterr()
     assert run_inside("plan", str(place.file)) == 0
     said = capsys.readouterr().out
-    assert "4 trials: 4 done." in said and "Nothing to run" in said and "teacher" not in said
+    assert "4 trials: 4 done." in said and "Nothing to run" in said and "teacher is" not in said
 
 
 def test_a_plan_says_that_a_teacher_comes_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,7 +37,7 @@ def worst(**settings: Any) -> WorstFlatness:
 
 def measured(model: nn.Module, settings: Any, splits: Splits | None = None, seed: int = 0) -> dict[str, float]:
     measure = average_flatness if isinstance(settings, AverageFlatness) else worst_flatness
-    values = measure(model, splits or digits(), settings, attack=ATTACK, seed=seed)
+    values: dict[str, float] = measure(model, splits or digits(), settings, attack=ATTACK, seed=seed).values
     assert tuple(sorted(values)) == tuple(sorted(settings.keys()))
     return values
 

@@ -54,7 +54,7 @@ def test_values_equal_a_reference(trained: Classifier, best: bool) -> None:
     settings = Robustness(
         attack={**EVALUATION, "best_iterate": best}, train_examples=30, test_examples=40, batch_size=17
     )
-    values = robustness(trained, digits(), settings, attack=TRAINING_ATTACK, seed=5)
+    values = robustness(trained, digits(), settings, attack=TRAINING_ATTACK, seed=5).values
     assert tuple(sorted(values)) == tuple(sorted(settings.keys()))
     attack = settings.attack.resolve(TRAINING_ATTACK)
     assert attack.eps == TRAINING_ATTACK.eps
@@ -93,7 +93,7 @@ def test_error_by_hand() -> None:
     """Threshold 0.5, eps 0.1: safely right, right but foolable, wrong in any case, wrong on the clean image."""
     splits = grey([255, 140, 10, 120], [1, 1, 1, 1])
     settings = Robustness(attack={"steps": 10, "step_size": 0.05})
-    values = robustness(Fooled(20.0), splits, settings, attack=TRAINING_ATTACK, seed=0)
+    values = robustness(Fooled(20.0), splits, settings, attack=TRAINING_ATTACK, seed=0).values
     assert values["clean_error_test"] == 0.5
     assert values["robust_error_test"] == 0.75
     assert values["robust_error_gap"] == 0
@@ -126,7 +126,7 @@ def test_wrong_clean_counts_even_when_the_attack_helps() -> None:
             return self.trap(x + 0.5 - 127 / 255)
 
     settings = Robustness(attack={"steps": 3, "step_size": 0.03, "best_iterate": False})
-    values = robustness(Centred(), shifted, settings, attack=TRAINING_ATTACK, seed=0)
+    values = robustness(Centred(), shifted, settings, attack=TRAINING_ATTACK, seed=0).values
     assert values["clean_error_test"] == 1.0
     assert values["robust_loss_test"] < values["clean_loss_test"]  # the attack did help
     assert values["robust_error_test"] == 1.0
@@ -137,7 +137,7 @@ def test_training_images_are_not_augmented(trained: Classifier) -> None:
     augmented = plain.model_copy(update={"augmentation": "crop_flip"})
     settings = Robustness(attack={"steps": 2})
     first, second = (
-        robustness(trained, load_splits(spec, CPU), settings, attack=TRAINING_ATTACK, seed=0)
+        robustness(trained, load_splits(spec, CPU), settings, attack=TRAINING_ATTACK, seed=0).values
         for spec in (plain, augmented)
     )
     assert first == second
@@ -145,7 +145,9 @@ def test_training_images_are_not_augmented(trained: Classifier) -> None:
 
 def test_fewer_images_than_asked_for_and_every_batch_size(trained: Classifier) -> None:
     values = [
-        robustness(trained, digits(), Robustness(attack={"steps": 2}, batch_size=size), attack=TRAINING_ATTACK, seed=0)
+        robustness(
+            trained, digits(), Robustness(attack={"steps": 2}, batch_size=size), attack=TRAINING_ATTACK, seed=0
+        ).values
         for size in (1000, 33)
     ]
     for key, value in values[0].items():
@@ -158,7 +160,8 @@ def test_order_of_examples_matters_by_little(trained: Classifier) -> None:
     turned = Images(part.x.flip(0), part.y.flip(0))
     settings = Robustness(attack={"steps": 10, "step_size": 0.03})
     first, second = (
-        robustness(trained, Splits(p, p, p, 10, ""), settings, attack=TRAINING_ATTACK, seed=0) for p in (part, turned)
+        robustness(trained, Splits(p, p, p, 10, ""), settings, attack=TRAINING_ATTACK, seed=0).values
+        for p in (part, turned)
     )
     assert first["clean_error_test"] == second["clean_error_test"]
     assert first["clean_loss_test"] == pytest.approx(second["clean_loss_test"], rel=1e-5)

@@ -137,7 +137,7 @@ def test_each_network_has_its_values(tmp_path: Path) -> None:
     for name, epoch in (("", EPOCHS), ("best/", best), ("", 4)):
         if epoch != EPOCHS:
             trainer.model.load_state_dict(trainer.selection.weights(epoch))
-        found = measure.load()(trainer.model, trainer.splits, measure, attack=spec.training.attack, seed=0)
+        found = measure.load()(trainer.model, trainer.splits, measure, attack=spec.training.attack, seed=0).values
         expected |= {(name + key, epoch): value for key, value in found.items()}
     assert {key: recorded[key] for key in expected} == expected
     assert recorded["best/robust_loss_test", best] != recorded["robust_loss_test", EPOCHS]

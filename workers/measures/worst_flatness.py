@@ -10,7 +10,8 @@ from workers.attacks import ascent_step, random_start
 from workers.data.batches import to_unit
 from workers.data.splits import Images, Splits
 from workers.measures.average_flatness import random_directions
-from workers.measures.flatness import examples_of, reference_attack
+from workers.measures.flatness import examples_of, negative_flag
+from workers.measures.result import Parts, Result
 from workers.measures.robust_loss import robust_examples
 from workers.modes import frozen
 from workers.seeding import generator
@@ -20,8 +21,14 @@ from workers.weights import perturbed_tensors, restored, scaled_to
 
 @stepwise
 def worst_flatness(
-    model: nn.Module, splits: Splits, settings: WorstFlatness, *, attack: Attack, seed: int
-) -> Steps[dict[str, float]]:
+    model: nn.Module,
+    splits: Splits,
+    settings: WorstFlatness,
+    *,
+    attack: Attack,
+    seed: int,
+    parts: Parts | None = None,
+) -> Steps[Result]:
     """max_r RLoss(w + nu_r) - RLoss(w), with nu_r and the adversarial examples optimised together.
 
     Protocol `matched` [ours] attacks again at the final nu_r, with the reference's budget and random starts, so that
@@ -33,29 +40,44 @@ def worst_flatness(
         settings: xi, restarts, epochs, weight step, attack, protocol.
         attack: the training attack, for what `settings.attack` leaves out.
         seed: of first perturbations and random starts.
+        parts: restarts that are done; those done now are added.
 
     Returns:
-        For each xi the flatness in nats.
+        For each xi the flatness in nats. Arrays: `restarts`, xi x restarts, each restart's increase.
     """
+    parts = {} if parts is None else parts
     images, budget = examples_of(splits, settings), settings.attack.resolve(attack)
-    reference = yield from robust_examples.steps(
-        model, images, reference_attack(settings, budget), settings.batch_size, seed
-    )
-    values: dict[str, float] = {}
-    parameters = perturbed_tensors(model)
+    if "reference" not in parts:
+        found = yield from robust_examples.steps(
+            model, images, settings.reference_attack(attack), settings.batch_size, seed
+        )
+        parts["reference"] = found.mean_loss()
     for xi in settings.xi:
-        losses = []
         for restart in range(settings.restarts):
-            with restored(parameters) as originals:
-                joint = JointAscent(model, parameters, originals, images, budget, settings, xi)
-                found = yield from joint.run(restart, seed)
-                if settings.protocol == "matched":
-                    attacked = yield from robust_examples.steps(model, images, budget, settings.batch_size, seed)
-                    found = attacked.mean_loss()
-            losses.append(found)
-        # torch's maximum, unlike Python's, keeps a NaN
-        values[settings.key(xi)] = float(torch.tensor(losses, dtype=torch.float64).max()) - reference.mean_loss()
-    return values
+            if f"xi {xi:g} restart {restart}" not in parts:
+                loss = yield from _climbed(model, images, settings, budget, seed, xi, restart)
+                parts[f"xi {xi:g} restart {restart}"] = loss - parts["reference"]
+    increases = torch.tensor(
+        [[parts[f"xi {xi:g} restart {r}"] for r in range(settings.restarts)] for xi in settings.xi], dtype=torch.float64
+    )
+    # torch's maximum, unlike Python's, keeps a NaN
+    values = {settings.key(xi): float(best) for xi, best in zip(settings.xi, increases.amax(1), strict=True)}
+    flags = [flag for key, value in values.items() for flag in negative_flag(key, value, 0.0)]
+    return Result(values, {"restarts": increases}, tuple(flags))
+
+
+def _climbed(
+    model: nn.Module, images: Images, settings: WorstFlatness, attack: Attack, seed: int, xi: float, restart: int
+) -> Steps[float]:
+    """Robust loss at the end of one joint ascent."""
+    parameters = perturbed_tensors(model)
+    with restored(parameters) as originals:
+        joint = JointAscent(model, parameters, originals, images, attack, settings, xi)
+        loss = yield from joint.run(restart, seed)
+        if settings.protocol == "matched":
+            attacked = yield from robust_examples.steps(model, images, attack, settings.batch_size, seed)
+            loss = attacked.mean_loss()
+    return loss
 
 
 class JointAscent:

@@ -62,7 +62,7 @@ class RowNorm:
 
 @stepwise
 def weight_norm(
-    model: nn.Module, splits: Splits, settings: spec.WeightNorm, *, attack: Attack, seed: int
+    model: nn.Module, splits: Splits, settings: spec.WeightNorm, *, attack: Attack, seed: int, **_more: object
 ) -> Steps[dict[str, float]]:
     """One value in one step."""
     yield Tick(1, 1)
