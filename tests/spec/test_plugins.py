@@ -1,5 +1,6 @@
 """Components of other packages, installed as an installer leaves them: found, checked, refused with one message."""
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -13,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator import cli
+from orchestrator.errors import UserError
 from orchestrator.spec import plugins
 from orchestrator.spec.base import canonical, digest, packages
 from orchestrator.spec.data import DATA
@@ -168,9 +170,11 @@ def test_the_schema_has_it_and_the_reference_page_has_not(site: Site) -> None:
 def test_nothing_is_imported_that_a_sweep_does_not_name(site: Site, tmp_path: Path) -> None:
     site.install("theirs", {"methods": "mine = theirs:Mine"}, METHOD)
     site.install("theirs_too", {"methods": "other = theirs_too:Mine"}, "raise SystemExit('imported')")
-    for methods, imported in (("[at]", set()), ("[at, mine]", {"theirs"})):
+    cases = (("[{name: trades, beta: [1, 2]}]", set()), ("[{name: at, betta: 1}]", set()), ("[at, mine]", {"theirs"}))
+    for methods, imported in cases:
         (tmp_path / "s.yaml").write_text(SWEEP.format(methods=methods))
-        load_sweep_file(tmp_path / "s.yaml")
+        with contextlib.suppress(UserError):
+            load_sweep_file(tmp_path / "s.yaml")
         assert {"mine", "other"} <= set(METHODS.names())
         assert {name for name in sys.modules if name.startswith("theirs")} == imported
 
@@ -196,13 +200,16 @@ def test_what_may_be_perturbed_is_pinned() -> None:
 def test_one_that_also_registers_itself(site: Site) -> None:
     code = METHOD.replace("import Method", "import METHODS, Method")
     code = code.replace("class Mine", "@METHODS.register\nclass Mine")
-    site.install("theirs", {"methods": "mine = theirs:Mine"}, code)
+    code += code.replace('"mine"', '"more"').replace("Mine", "More")
+    site.install("theirs", {"methods": "mine = theirs:Mine\nmore = theirs:More"}, code)
     try:
         before = METHODS.names()
+        assert METHODS.parse("more").label() == "more"  # both are registered by its import
         assert METHODS.parse("mine").label() == "mine"
         assert METHODS.names() == before
     finally:
         METHODS._registered.pop("mine")
+        METHODS._registered.pop("more")
 
 
 # ---- identity ------------------------------------------------------------------------------------------------------
