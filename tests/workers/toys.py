@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from orchestrator.spec.data import Digits
 from orchestrator.spec.models import SmallPreActResNet
+from orchestrator.spec.regularizers import REGULARIZERS
 from orchestrator.spec.sweep import Trial
 from orchestrator.spec.training import Attack
 from workers.data.splits import Images, Splits, load_splits
@@ -17,6 +18,8 @@ from workers.models.classifier import Classifier, build_classifier
 CPU = torch.device("cpu")
 DATA = {"name": "digits", "train_size": 200, "validation_size": 50, "test_size": 100}
 ATTACK = {"eps": 0.1, "step_size": 0.05, "steps": 2}
+PLAIN = {"name": "sgd", "lr": 0.01, "momentum": 0, "nesterov": False, "weight_decay": 0}
+"""The optimizer that moves the weights by lr times the gradient and nothing else."""
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -37,6 +40,12 @@ def trial(method: Any = "at", regularizers: Any = (), *, seed: int = 0, lr: floa
         training={**recipe, "attack": ATTACK, **training},
         seed=seed,
     )
+
+
+def regularizer(name: str, **parameters: Any) -> Any:
+    """The implementation of a regulariser."""
+    spec = REGULARIZERS.parse({"name": name, **parameters})
+    return spec.load()(spec)
 
 
 def digits_network(seed: int = 0) -> Classifier:
