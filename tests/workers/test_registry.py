@@ -96,8 +96,9 @@ def cases() -> Iterator[tuple[str, Case]]:
     noise = {"name": "label_noise", "rate": 0.1}
     for name, example in known(METHODS).items():
         yield name, Case(trial({"name": name, **example.parameters}, [noise], epochs=EPOCHS), example.updates)
-    for name in WEIGHT_PERTURBABLE.classes():
-        example = EXAMPLES["method"].get(name, Example({}))
+    for name, example in known(METHODS).items():
+        if name not in WEIGHT_PERTURBABLE.classes():
+            continue
         over = {"over": {"name": name, **example.parameters}}
         for outer in OVER if name == "free" else OVER[:1]:
             method = {"name": outer, **EXAMPLES["method"][outer].parameters, **over}
