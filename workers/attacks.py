@@ -132,6 +132,14 @@ def _l2_step(x: Tensor, attack: Attack) -> Step:
     return step
 
 
+def moved_offset(offset: Tensor, gradient: Tensor, length: float, attack: Attack) -> Tensor:
+    """An offset one step of `length` along the gradient, within the ball of `attack` around 0; [0, 1] has no say."""
+    if attack.norm == "linf":
+        return offset.add(gradient.sign(), alpha=length).clamp_(-attack.eps, attack.eps)
+    moved = offset + gradient * _over_images(length / _norms(gradient), offset)
+    return moved * _over_images((attack.eps / _norms(moved)).clamp_(max=1), offset)
+
+
 def _norms(images: Tensor) -> Tensor:
     """Euclidean norm of each image; never zero."""
     norms: Tensor = torch.linalg.vector_norm(images.flatten(1), dim=1)

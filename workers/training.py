@@ -18,7 +18,7 @@ from workers.data.batches import TrainingBatches
 from workers.data.splits import Splits
 from workers.failures import DivergedError
 from workers.labels import Labels
-from workers.methods.base import Loss, Method, NetworkPolicy, Scheduled, Stateful, WeightPerturbation
+from workers.methods.base import Loss, Method, NetworkPolicy, Replayed, Scheduled, Stateful, WeightPerturbation
 from workers.models.classifier import Classifier, build_classifier
 from workers.recorder import Recorder
 from workers.regularizers.base import (
@@ -28,10 +28,12 @@ from workers.regularizers.base import (
     FinalWeights,
     OptimizerPolicy,
     Penalty,
+    StepPolicy,
 )
 from workers.seeding import generator, seed_of
 from workers.selection import Selection
 from workers.storage import Folder
+from workers.weights import restored
 
 DIVERGED_LOSS = 1e3
 """A mean loss of an epoch above this many nats is divergence too: no network that says anything has it [ours]."""
@@ -39,7 +41,10 @@ DIVERGED_LOSS = 1e3
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands. loss: mean of the running epoch in nats so far, or of the last one at its end."""
+    """Where training stands. loss: mean of the running epoch in nats so far, or of the last one at its end.
+
+    A batch counts once for each step on it (see `workers.methods.base.Replayed`).
+    """
 
     epoch: int
     epochs: int
@@ -72,6 +77,10 @@ class Trainer:
         self._extend_network()
         self.optimizer = self._build_optimizer()
         self.batches = self._build_batches()
+        self.replays = self.method.replays if isinstance(self.method, Replayed) else 1
+        self.step_policy = self._find_step_policy()
+        self._made: tuple[tuple[int, int], Tensor, Labels] | None = None
+        # whole epochs, and steps of the running one, that are done: a batch counts once for each of its replays
         self.epoch, self.next_batch, self.seconds = 0, 0, 0.0
         # sums over the running epoch: loss, examples wrong at the method's own inputs, examples
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -89,8 +98,13 @@ class Trainer:
         """Whether all epochs are trained, and the networks of those that are to be kept are."""
         return self.trained and not self.selection.due(self.epoch)
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """One for each batch and replay."""
+        return len(self.batches) * self.replays
+
     def run(self, recorder: Recorder | None = None) -> Generator[Progress, None, Classifier]:
-        """Trains to the end; yields after every batch. Closing the generator saves a checkpoint in mid-epoch.
+        """Trains to the end; yields after every step. Closing the generator saves a checkpoint in mid-epoch.
 
         Raises:
             DivergedError: the loss is not finite or beyond `DIVERGED_LOSS`.
@@ -100,12 +114,12 @@ class Trainer:
             yield from self._select(recorder)
             while not self.trained:
                 self._begin_epoch()
-                while self.next_batch < len(self.batches):
+                while self.next_batch < self.steps_per_epoch:
                     started = time.perf_counter()
                     self._step(self.next_batch)
                     self.next_batch += 1
                     self.seconds += time.perf_counter() - started
-                    yield Progress(self.epoch, self.trial.training.epochs, self.next_batch, len(self.batches))
+                    yield Progress(self.epoch, self.trial.training.epochs, self.next_batch, self.steps_per_epoch)
                 yield self._end_epoch(recorder)
                 yield from self._select(recorder)
         except GeneratorExit:
@@ -118,26 +132,53 @@ class Trainer:
         if self.folder is not None:
             checkpoints.save(self.folder, self.epoch, self.next_batch, self._state())
 
-    def _step(self, index: int) -> None:
-        """One batch: regularisers - attack - loss at perhaps perturbed weights - optimizer - regularisers."""
-        # whatever draws from torch's global generator, such as dropout, draws as a function of (seed, epoch, batch)
+    def _step(self, number: int) -> None:
+        """One step: regularisers - attack - loss at perhaps perturbed weights - optimizer - regularisers."""
+        index, replay = divmod(number, self.replays)
+        purpose = (self.epoch, index, replay) if replay else (self.epoch, index)
+        # whatever draws from torch's global generator, such as dropout, draws as a function of (seed, epoch, step)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed_of(self.trial.seed, "step", self.epoch, index))
-            self._seeded_step(index)
+            torch.manual_seed(seed_of(self.trial.seed, "step", *purpose))
+            self._seeded_step(number, generator(self.device, self.trial.seed, "attack", *purpose))
 
-    def _seeded_step(self, index: int) -> None:
-        seed, purpose = self.trial.seed, (self.epoch, index)
-        progress = (self.epoch + index / len(self.batches)) / self.trial.training.epochs
-        self._set_learning_rate(progress * self.trial.training.epochs)
-        x, y = self.batches.batch(self.epoch, index)
-        labels = Labels(y, self.splits.classes)
-        for name, regularizer in self.regularizers:
-            if isinstance(regularizer, BatchTransform):
-                x, labels = regularizer.transform(x, labels, generator(self.device, seed, name, *purpose))
+    def _seeded_step(self, number: int, random: torch.Generator) -> None:
+        training = self.trial.training
+        progress = (self.epoch + number / self.steps_per_epoch) / training.epochs
+        self._set_learning_rate(progress * training.epochs)
+        x, labels = self._batch(number // self.replays)
         self.model.train()
-        random = generator(self.device, seed, "attack", *purpose)
-        x_adv = self.method.attack(self.model, x, labels, self.trial.training.attack, random)
+        x_adv = self.method.attack(self.model, x, labels, training.attack, random)
         self.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(x, x_adv, labels)
+        if training.clip_gradient is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_gradient)
+        stepped = self._move_weights()
+        self.optimizer.zero_grad(set_to_none=True)
+        for _, regularizer in self.regularizers if stepped else ():
+            if isinstance(regularizer, AfterStep):
+                regularizer.after_step(self.model, progress + 1 / self.steps_per_epoch / training.epochs)
+        wrong = (loss.logits.detach().argmax(1) != labels.index).sum()
+        self.sums += torch.stack(
+            [loss.value.detach().double() * len(x), wrong.double(), wrong.new_tensor(len(x)).double()]
+        )
+
+    def _batch(self, index: int) -> tuple[Tensor, Labels]:
+        """A batch of the running epoch as the regularisers make it; made once for all its replays."""
+        purpose = (self.epoch, index)
+        if self._made is None or self._made[0] != purpose:
+            x, y = self.batches.batch(*purpose)
+            labels = Labels(y, self.splits.classes)
+            for name, regularizer in self.regularizers:
+                if isinstance(regularizer, BatchTransform):
+                    random = generator(self.device, self.trial.seed, name, *purpose)
+                    x, labels = regularizer.transform(x, labels, random)
+            self._made = purpose, x, labels
+        return self._made[1:]
+
+    def _backward(self, x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
+        """Sets the gradient of the step's loss, taken at the weights that the parts perturb them to."""
+        if isinstance(self.method, Replayed):
+            x_adv = x_adv.detach().requires_grad_(True)
         with contextlib.ExitStack() as perturbed:
             for part in self._parts():
                 if isinstance(part, WeightPerturbation):
@@ -146,17 +187,16 @@ class Trainer:
                     )
             loss = self._loss(x, x_adv, labels)
             loss.value.backward()  # type: ignore[no-untyped-call]
-        if self.trial.training.clip_gradient is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.trial.training.clip_gradient)
+        if isinstance(self.method, Replayed) and x_adv.grad is not None:
+            self.method.after_backward(x_adv.grad, self.trial.training.attack)
+        return loss
+
+    def _move_weights(self) -> bool:
+        """The optimizer's step, or what the step policy makes of it; says whether the optimizer has stepped."""
+        if self.step_policy is not None:
+            return self.step_policy.step(self.model, self.optimizer)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        for _, regularizer in self.regularizers:
-            if isinstance(regularizer, AfterStep):
-                regularizer.after_step(self.model, progress + 1 / len(self.batches) / self.trial.training.epochs)
-        wrong = (loss.logits.detach().argmax(1) != labels.index).sum()
-        self.sums += torch.stack(
-            [loss.value.detach().double() * len(x), wrong.double(), wrong.new_tensor(len(x)).double()]
-        )
+        return True
 
     def _loss(self, x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
         """The method's loss and the regularisers' penalties."""
@@ -204,12 +244,17 @@ class Trainer:
         self._end_of_epoch_hooks()
         self.save()
         epochs = self.trial.training.epochs
-        return Progress(self.epoch, epochs, 0, len(self.batches), loss, wrong / count)
+        return Progress(self.epoch, epochs, 0, self.steps_per_epoch, loss, wrong / count)
 
     def _end_of_epoch_hooks(self) -> None:
-        for _, regularizer in self.regularizers:
-            if isinstance(regularizer, AfterEpoch):
-                regularizer.after_epoch(self.model, self.epoch / self.trial.training.epochs)
+        size = self.trial.training.batch_size
+        with contextlib.ExitStack() as looked_at:
+            if isinstance(self.step_policy, FinalWeights):  # what it trains for may not be where the weights are now
+                looked_at.enter_context(restored(list(self.model.parameters())))
+                self.step_policy.finish(self.model, self.splits.train, size)
+            for _, regularizer in self.regularizers:
+                if isinstance(regularizer, AfterEpoch):
+                    regularizer.after_epoch(self.model, self.epoch / self.trial.training.epochs)
         if self.trained:
             self._finish(self.model)
 
@@ -227,7 +272,7 @@ class Trainer:
         if not self.trained:
             self._finish(model)
         for _ in self.selection.look(model, self.epoch, recorder):
-            yield Progress(self.epoch, self.trial.training.epochs, 0, len(self.batches))
+            yield Progress(self.epoch, self.trial.training.epochs, 0, self.steps_per_epoch)
 
     def _build_batches(self) -> TrainingBatches:
         trial, unlabeled = self.trial, self.trial.unlabeled
@@ -237,6 +282,12 @@ class Trainer:
         if self.splits.unlabeled is None or bool((self.splits.unlabeled.y < 0).any()):
             raise ValueError("the images without labels need pseudo-labels: see workers.pseudo_labels")
         return TrainingBatches(*plain, self.splits.unlabeled, unlabeled.fraction)
+
+    def _find_step_policy(self) -> StepPolicy | None:
+        found = {name: regularizer for name, regularizer in self.regularizers if isinstance(regularizer, StepPolicy)}
+        if len(found) > 1:
+            raise ValueError(f"{' and '.join(found)} each take the optimizer's step in their own way: give one of them")
+        return next(iter(found.values()), None)
 
     def _build_optimizer(self) -> torch.optim.Optimizer:
         settings = self.trial.training.optimizer

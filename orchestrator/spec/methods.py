@@ -176,6 +176,22 @@ class Unlabeled(Method):
 
 
 @METHODS.register
+class Free(Method):
+    """Free AT: m steps on each batch, whose gradients also move the examples (Shafahi et al. 2019, arXiv 1904.12843).
+
+    m replays in each of E epochs cost m * E passes over the data: the paper divides the epochs by m, so that training
+    costs what it costs on clean images. Of the training attack only norm and eps apply: every step has the length eps.
+    """
+
+    implementation = "workers.methods.free:Free"
+    weight_perturbable = True
+
+    name: Literal["free"] = "free"
+    replays: Annotated[Integer, Field(ge=1, le=1_000)] = 8
+    """m: steps on each batch, one after the other (8 in the authors' code for CIFAR)."""
+
+
+@METHODS.register
 class RandomWeightPerturbation(Method):
     """Another method's gradient taken at w + nu, nu random of relative length xi in every tensor (Stutz21)."""
 
@@ -201,6 +217,8 @@ class AdversarialWeightPerturbation(Method):
     """Radius of the perturbation relative to each tensor's norm. Left out: 0.005 over TRADES, else 0.01 (Wu20)."""
     warmup: Annotated[Integer, Field(ge=0)] = 0
     """Epochs without perturbation at the start. Left out: 10 over TRADES, else 0 (Wu20's scripts)."""
+    ramp: Annotated[Integer, Field(ge=0)] = added_field(0)
+    """r: epochs after the warm-up in which the radius grows by gamma / (r + 1) each, the first one too [ours]."""
 
     @model_validator(mode="before")
     @classmethod
@@ -213,5 +231,5 @@ class AdversarialWeightPerturbation(Method):
 
     def label(self) -> str:
         """`awp(over, gamma=...)`: gamma is always shown."""
-        warmup = f", warmup={self.warmup}" if self.warmup else ""
-        return f"awp({self.over.label()}, gamma={self.gamma:g}{warmup})"
+        epochs = "".join(f", {key}={value}" for key in ("warmup", "ramp") if (value := getattr(self, key)))
+        return f"awp({self.over.label()}, gamma={self.gamma:g}{epochs})"

@@ -103,6 +103,36 @@ class Cutmix(Regularizer):
 
 
 @REGULARIZERS.register
+class EntropySgd(Regularizer):
+    """Entropy-SGD: steps towards the mean of a short Langevin walk (Chaudhari et al. 2017, arXiv 1611.01838).
+
+    The walk takes one batch per step; after `steps` of them the optimizer takes one, with the way from the mean back to
+    where the walk began as gradient. So an epoch costs what it always costs, and 150 epochs here have as many steps of
+    the optimizer as Stutz21's 150 / L. Defaults but L are those of the authors' PyTorch code (github.com/ucla-vision/
+    entropy-sgd), which Stutz21 used; gamma stays as it is, because that code never counts the steps it would grow by.
+    """
+
+    implementation = "workers.regularizers.entropy_sgd:EntropySgd"
+
+    name: Literal["entropy_sgd"] = "entropy_sgd"
+    steps: Annotated[Integer, Field(ge=1, le=10_000)] = 1
+    """L: steps of the walk for each step of the optimizer (1 in Stutz21's main table, swept over 1, 2, 3, 5)."""
+    gamma: Annotated[Number, Field(ge=0)] = 1e-4
+    """Scope: how strongly the walk is pulled back to where it began."""
+    noise: Annotated[Number, Field(ge=0)] = 1e-4
+    """Standard deviation of the walk's noise per weight and step is noise * sqrt(2 * inner_lr)."""
+    alpha: Annotated[Number, Field(ge=0, lt=1)] = 0.75
+    """Share of the mean so far when the next iterate w' enters it: mean <- alpha * mean + (1 - alpha) * w'."""
+    inner_lr: Annotated[Number, Field(gt=0)] = 0.1
+    """Learning rate of the walk."""
+    inner_momentum: Annotated[Number, Field(ge=0, lt=1)] = 0.9
+    """Nesterov's momentum in the walk, from rest each time (the authors': 0.9; what Stutz21's code passes is 0)."""
+    inner_schedule: bool = False
+    """Whether the schedule acts on inner_lr too (the authors' does not): then it counts twice in an outer step."""
+
+
+# after entropy_sgd: at the end that one puts back its own weights, and then this one the average of them
+@REGULARIZERS.register
 class WeightAveraging(Regularizer):
     """The average of the weights is evaluated instead of the last ones, batch statistics re-estimated (Stutz21)."""
 

@@ -15,8 +15,8 @@ GAMMA = 0.03
 OVER = ("at", "trades", "mart")
 
 
-def awp(over: str, warmup: int = 0) -> Any:
-    spec = METHODS.parse({"name": "awp", "over": over, "gamma": GAMMA, "warmup": warmup})
+def awp(over: str, warmup: int = 0, ramp: int = 0) -> Any:
+    spec = METHODS.parse({"name": "awp", "over": over, "gamma": GAMMA, "warmup": warmup, "ramp": ramp})
     return spec.load()(spec)
 
 
@@ -118,6 +118,27 @@ def test_warm_up_epochs_do_nothing(over: str) -> None:
         assert not torch.equal(model[0].weight, before["tensors"]["0.weight"])
 
 
+@pytest.mark.parametrize(
+    ("warmup", "ramp", "shares"),
+    [
+        (0, 0, [1, 1, 1]),
+        (2, 0, [0, 0, 1, 1]),
+        (0, 1, [1 / 2, 1, 1]),
+        (0, 3, [1 / 4, 1 / 2, 3 / 4, 1, 1]),
+        (2, 4, [0, 0, 0.2, 0.4, 0.6, 0.8, 1, 1, 1]),
+    ],
+)
+def test_radius_over_the_epochs(warmup: int, ramp: int, shares: list[float]) -> None:
+    model, method = conv_net().train(), awp("at", warmup, ramp)
+    x, x_adv, y = batch()
+    w = model[0].weight.detach().clone()
+    found = []
+    for epoch in range(len(shares)):
+        with applied(method, model, x, x_adv, y, epoch):
+            found.append(float((model[0].weight.detach() - w).norm() / w.norm()) / GAMMA)
+    assert found == pytest.approx(shares, rel=1e-9, abs=0)
+
+
 def test_attack_and_loss_are_those_underneath() -> None:
     x, x_adv, y = batch()
     for over in OVER:
@@ -132,3 +153,4 @@ def test_defaults_over_trades_are_wu20s() -> None:
     implementation = filled.load()(filled)
     assert (implementation.gamma, implementation.warmup) == (0.005, 10)
     assert METHODS.parse("awp").label() == "awp(at, gamma=0.01)"
+    assert METHODS.parse({"name": "awp", "ramp": 5}).label() == "awp(at, gamma=0.01, ramp=5)"

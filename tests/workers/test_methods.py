@@ -1,28 +1,20 @@
-"""The methods' losses against the formulas of SCIENCE.md section 3, written here once more, and every method and
-regulariser in a short training: it learns, depends on the seed alone, and goes on bit for bit after a stop."""
+"""The methods' losses and attacks against the formulas of SCIENCE.md section 3, written here once more."""
 
 import copy
 import math
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
 from torch import Tensor, nn
-from toys import CPU, assert_same_state, conv_net, digits, images, labels, seeded, state, trial
+from toys import assert_same_state, conv_net, images, labels, seeded, state
 
-from orchestrator.spec.methods import METHODS, WEIGHT_PERTURBABLE
-from orchestrator.spec.regularizers import REGULARIZERS
-from orchestrator.spec.sweep import Trial
+from orchestrator.spec.methods import METHODS
 from orchestrator.spec.training import Attack
 from workers.labels import Labels
-from workers.seeding import generator
-from workers.steps import drain
-from workers.storage import Folder
-from workers.training import Trainer, weights_digest
 
 BETA = 2.5
 
@@ -177,122 +169,3 @@ def test_attack_raises_the_cross_entropy_with_the_class_index(name: str) -> None
 
 def one(y: Labels, i: int) -> Labels:
     return Labels(y.index[i : i + 1], y.classes)
-
-
-# ---- every method and every regulariser in training -------------------------------------------------------------
-
-
-def with_required(registry: Any, name: str) -> dict[str, Any]:
-    required = {key: field for key, field in registry.get(name).model_fields.items() if field.is_required()}
-    small = {"size": 3} if name == "cutout" else {}  # for images of 8 x 8 pixels
-    given = {key: next(iter(get_args(field.annotation)), 0.1) for key, field in required.items()}
-    return {"name": name} | small | given
-
-
-CASES = {
-    **{name: trial(name, [{"name": "label_smoothing", "amount": 0.1}]) for name in METHODS.classes()},
-    **{
-        f"awp over {name}": trial({"name": "awp", "over": name, "warmup": 1, "gamma": 0.02})
-        for name in WEIGHT_PERTURBABLE.classes()
-    },
-    **{name: trial("at", [with_required(REGULARIZERS, name)]) for name in REGULARIZERS.classes()},
-    "all regularisers": trial("at", [with_required(REGULARIZERS, name) for name in REGULARIZERS.classes()]),
-}
-
-
-class Losses:
-    """Stands in for the recorder."""
-
-    def __init__(self) -> None:
-        self.loss: list[float] = []
-
-    def metrics(self, values: dict[str, float], step: int) -> None:
-        self.loss.append(values["train/loss"])
-
-
-@pytest.fixture(scope="module")
-def undisturbed() -> Callable[[str], tuple[str, list[float], Trainer]]:
-    known: dict[str, tuple[str, list[float], Trainer]] = {}
-
-    def get(case: str) -> tuple[str, list[float], Trainer]:
-        if case not in known:
-            trainer, losses = Trainer(CASES[case], digits(), None, CPU), Losses()
-            drain(trainer.run(losses))  # type: ignore[arg-type]
-            known[case] = weights_digest(trainer.model), losses.loss, trainer
-        return known[case]
-
-    return get
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_learns(case: str, undisturbed: Any) -> None:
-    _, loss, trainer = undisturbed(case)
-    assert len(loss) == CASES[case].training.epochs and all(map(math.isfinite, loss))
-    assert loss[-1] < loss[0]
-    assert all(parameter.grad is None for parameter in trainer.model.parameters())
-    assert all(bool(tensor.isfinite().all()) for tensor in trainer.model.state_dict().values())
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_stopped_in_the_middle_of_an_epoch_ends_with_the_same_bits(case: str, undisturbed: Any, tmp_path: Path) -> None:
-    spec, folder = CASES[case], Folder(str(tmp_path))
-    torch.manual_seed(len(case))  # the global random state has no say
-    losses = Losses()
-    # an epoch is 5 steps: 4 batches and its end. The stops are after a first batch, after a last one, at an epoch's end
-    for steps, reached in ((6, (1, 1)), (8, (2, 4)), (6, (4, 0))):
-        trainer = Trainer(spec, digits(), folder, CPU)
-        run = trainer.run(losses)  # type: ignore[arg-type]
-        for _ in range(steps):
-            next(run)
-        run.close()
-        assert (trainer.epoch, trainer.next_batch) == reached
-    trainer = Trainer(spec, digits(), folder, CPU)
-    assert (trainer.epoch, trainer.next_batch) == reached
-    drain(trainer.run(losses))  # type: ignore[arg-type]
-    weights, expected, _ = undisturbed(case)
-    assert weights_digest(trainer.model) == weights
-    assert losses.loss == expected
-
-
-def test_the_seed_matters() -> None:
-    found = set()
-    for seed in (0, 1):
-        trainer = Trainer(trial("at", seed=seed, epochs=1), digits(), None, CPU)
-        drain(trainer.run())
-        found.add(weights_digest(trainer.model))
-    assert len(found) == 2
-
-
-@pytest.mark.parametrize("name", METHODS.classes())
-def test_attack_leaves_network_and_statistics_alone(name: str) -> None:
-    trainer = Trainer(trial(name), digits(), None, CPU)
-    trainer.model.train()
-    before = state(trainer.model)
-    x, y = trainer.batches.batch(0, 0)
-    found = trainer.method.attack(
-        trainer.model, x, Labels(y, 10), trainer.trial.training.attack, generator(CPU, 0, "attack", 0, 0)
-    )
-    assert_same_state(before, state(trainer.model))
-    assert torch.equal(found, x) is (name == "standard")
-
-
-def test_statistics_move_once_for_each_forward_of_the_loss() -> None:
-    """AT shows the network one batch per step, TRADES and MART two; AWP's extra forward does not count."""
-    counts = {"standard": 1, "at": 1, "trades": 2, "mart": 2}
-    for name, forwards in counts.items():
-        methods: list[Any] = [name]
-        if name in WEIGHT_PERTURBABLE.classes():
-            methods.append({"name": "awp", "over": name, "warmup": 0, "gamma": 0.01})
-        for one_method in methods:
-            trainer = Trainer(trial(one_method, epochs=1), digits(), None, CPU)
-            next(trainer.run())
-            tracked = {int(v) for k, v in trainer.model.state_dict().items() if k.endswith("num_batches_tracked")}
-            assert tracked == {forwards}, one_method
-
-
-def test_a_checkpoint_of_another_trial_is_refused(tmp_path: Path) -> None:
-    folder = Folder(str(tmp_path))
-    Trainer(trial("at"), digits(), folder, CPU).save()
-    other: Trial = trial("trades")
-    with pytest.raises(ValueError, match=other.trial_id):
-        Trainer(other, digits(), folder, CPU)

@@ -356,22 +356,3 @@ def test_random_perturbation_trains_with_the_gradient_there() -> None:
     for (name, new), old, moved in zip(trainer.model.named_parameters(), weights, twin.parameters(), strict=True):
         assert moved.grad is not None
         torch.testing.assert_close(new.detach(), old - 0.01 * moved.grad, rtol=1e-4, atol=1e-6, msg=name)
-
-
-@pytest.mark.parametrize(
-    ("name", "forwards"),
-    [
-        ("pgd_tau", 1),
-        ("self_supervision", 2),
-        ("advlc", 2),
-        ("ignore_incorrect", 1),
-        ("prevent_label_leaking", 1),
-        ("fgsm_rs", 1),
-    ],
-)
-@pytest.mark.parametrize("over", [None, "awp", "random_weight_perturbation"])
-def test_statistics_move_once_for_each_forward_of_the_loss(name: str, forwards: int, over: str | None) -> None:
-    trainer = Trainer(trial({"name": over, "over": name} if over else name), digits(), None, CPU)
-    next(trainer.run())
-    tracked = {int(v) for k, v in trainer.model.state_dict().items() if k.endswith("num_batches_tracked")}
-    assert tracked == {forwards}

@@ -1,9 +1,8 @@
-"""The further regularisers, optimizers and schedules against closed forms, brute force, counts and hand loops."""
+"""The regularisers of weights, gradients and networks against closed forms, finite differences and hand loops."""
 
 import copy
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,171 +10,33 @@ import scipy.stats
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from toys import CPU, TwoWeights, assert_same_state, conv_net, digits, images, labels, seeded, state, trial
+from toys import (
+    CPU,
+    PLAIN,
+    TwoWeights,
+    assert_same_state,
+    conv_net,
+    digits,
+    images,
+    labels,
+    regularizer,
+    seeded,
+    state,
+    trial,
+)
 
-from orchestrator.spec.regularizers import REGULARIZERS
-from orchestrator.spec.training import SCHEDULES
-from workers import checkpoints
 from workers.data.splits import Images
 from workers.labels import Labels
 from workers.methods.base import NetworkPolicy, Stateful, WeightPerturbation
 from workers.models.classifier import Classifier
-from workers.regularizers.base import AfterEpoch, AfterStep, BatchTransform, FinalWeights, Penalty
+from workers.regularizers.base import AfterEpoch, AfterStep, FinalWeights, Penalty
 from workers.regularizers.networks import ACTIVATIONS
 from workers.regularizers.weight_averaging import estimate_statistics
-from workers.seeding import generator
 from workers.steps import drain
 from workers.storage import Folder
 from workers.training import Trainer, weights_digest
 
-PLAIN = {"name": "sgd", "lr": 0.01, "momentum": 0, "nesterov": False, "weight_decay": 0}
-
-
-def build(name: str, **parameters: Any) -> Any:
-    spec = REGULARIZERS.parse({"name": name, **parameters})
-    return spec.load()(spec)
-
-
-def bytes_as_images(count: int, side: int = 8, channels: int = 3) -> Tensor:
-    return torch.randint(256, (count, channels, side, side), generator=seeded(0)).float() / 255
-
-
-# ---- images -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_autoaugment_depends_on_the_generator_alone(channels: int) -> None:
-    x, y, policy = bytes_as_images(60, 32, channels), Labels(labels(60), 3), build("autoaugment")
-    assert isinstance(policy, BatchTransform)
-    found = []
-    for outside, seed in ((1, 4), (2, 4), (1, 5)):
-        torch.manual_seed(outside)
-        before = torch.get_rng_state()
-        z, kept = policy.transform(x, y, seeded(seed))
-        assert kept is y and torch.equal(torch.get_rng_state(), before)
-        assert z.shape == x.shape and z.dtype == torch.float32
-        levels = z * 255
-        assert torch.equal(levels.round() / 255, z) and bool(((levels >= 0) & (levels <= 255)).all())
-        found.append(z)
-    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
-    changed = (found[0] != x).flatten(1).any(1)
-    assert int(changed.sum()) > 30  # each image has its own sub-policy
-    assert torch.equal(x, bytes_as_images(60, 32, channels))
-
-
-@pytest.mark.parametrize(("height", "width", "size"), [(8, 8, 3), (8, 6, 4), (5, 5, 1), (6, 6, 16)])
-def test_cutout_paints_a_square_around_a_uniform_pixel(height: int, width: int, size: int) -> None:
-    count = 20_000
-    x = torch.ones(count, 2, height, width)
-    found, kept = build("cutout", size=size, fill=0.25).transform(x, y := Labels(labels(count), 3), seeded(0))
-    assert kept is y and bool(x.eq(1).all())
-    painted = found[:, 0] == 0.25
-    assert torch.equal(found[:, 1] == 0.25, painted) and bool((found[:, 0][~painted] == 1).all())
-    expected: dict[bytes, int] = {}
-    for row in range(height):  # every centre there is
-        for column in range(width):
-            mask = np.zeros((height, width), dtype=bool)
-            for i in range(row - size // 2, row - size // 2 + size):
-                for j in range(column - size // 2, column - size // 2 + size):
-                    if 0 <= i < height and 0 <= j < width:
-                        mask[i, j] = True
-            expected[mask.tobytes()] = expected.get(mask.tobytes(), 0) + 1
-    seen = dict.fromkeys(expected, 0)
-    for mask in painted.numpy():
-        seen[mask.tobytes()] += 1  # a mask that no centre makes is a KeyError
-    frequencies = np.array(list(expected.values())) / (height * width) * count
-    if len(expected) > 1:
-        assert scipy.stats.chisquare(list(seen.values()), frequencies).pvalue > 1e-3
-
-
-def test_mixup_mixes_pixels_and_labels_alike() -> None:
-    """Images that are their own label in their pixels: what the pixels say is what the label says."""
-    y = Labels(torch.arange(7), 7)
-    x = torch.eye(7).view(7, 1, 1, 7)
-    indices = set()
-    for seed in range(40):
-        z, mixed = build("mixup", alpha=0.7).transform(x, y, seeded(seed))
-        p = mixed.probabilities
-        assert p is not None
-        torch.testing.assert_close(p.sum(1), torch.ones(7))
-        torch.testing.assert_close(p, z.flatten(1))
-        weight = float(p[0].max())
-        if weight < 1:  # one weight and one permutation for the batch
-            assert all(sorted(row.tolist())[:5] == [0] * 5 for row in p)
-        assert all(float(p[i, mixed.index[i]]) >= 0.5 - 1e-6 for i in range(7))
-        indices.add(torch.equal(mixed.index, y.index))
-    assert indices == {True, False}
-
-
-@pytest.mark.parametrize("alpha", [0.3, 1.0, 4.0])
-def test_mixup_weight_is_beta(alpha: float) -> None:
-    x, y = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1), Labels(torch.tensor([0, 1]), 2)
-    weights = []
-    for seed in range(1500):
-        z, _ = build("mixup", alpha=alpha).transform(x, y, seeded(seed))
-        if float(z[0]) > 0:  # with probability 1/2 an image is its own partner, and the weight is not seen
-            weights.append(1 - float(z[0]))
-    assert 600 < len(weights) < 900
-    assert scipy.stats.kstest(weights, "beta", args=(alpha, alpha)).pvalue > 1e-3
-
-
-def test_cutmix_labels_count_the_pixels() -> None:
-    count, side = 6, 9
-    y = Labels(torch.arange(count), count)
-    x = (torch.arange(count).float() / 10).view(-1, 1, 1, 1).expand(-1, 2, side, side - 2).contiguous()
-    shares, indices = [], set()
-    for seed in range(300):
-        z, mixed = build("cutmix").transform(x, y, seeded(seed))
-        p = mixed.probabilities
-        assert p is not None
-        for i in range(count):
-            pixels = [float((z[i, 0] == x[k, 0, 0, 0]).float().mean()) for k in range(count)]
-            np.testing.assert_allclose(p[i].numpy(), pixels, atol=1e-6)
-            other = np.argwhere((z[i, 0] != x[i, 0, 0, 0]).numpy())
-            if len(other):  # a full rectangle, the same in both channels
-                assert len(other) == np.prod(np.ptp(other, axis=0) + 1)
-                assert torch.equal(z[i, 0], z[i, 1])
-                shares.append(1 - float(p[i, i]))
-            assert float(p[i, mixed.index[i]]) >= 0.5 - 1e-6
-        indices.add(torch.equal(mixed.index, y.index))
-    assert indices == {True, False} and 0 < min(shares) < 0.1 and 0.6 < max(shares) <= 1
-    assert float(x[3, 0, 0, 0]) == pytest.approx(0.3)  # the batch that was given is as it was
-
-
-@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
-def test_cutmix_shares_are_those_of_the_papers_rule(alpha: float) -> None:
-    """Sides of sqrt(1 - lambda) around a uniform pixel, clipped: the mean share against a simulation with numpy."""
-    side, draws = 32, 1500
-    x, y = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, side, side).contiguous(), Labels(torch.arange(2), 2)
-    seen = [float(build("cutmix", alpha=alpha).transform(x, y, seeded(s))[0][0].mean()) for s in range(draws)]
-    found = np.array([share for share in seen if share > 0])  # with probability 1/2 an image is its own partner
-    random = np.random.default_rng(0)
-    length = (side * np.sqrt(1 - random.beta(alpha, alpha, 100_000))).astype(int)
-    sides = []
-    for _ in range(2):
-        centre = random.integers(0, side, 100_000)
-        sides.append(np.minimum(side, centre - length // 2 + length) - np.maximum(0, centre - length // 2))
-    share = sides[0] * sides[1] / side**2
-    share = share[share > 0]
-    error = share.std() / math.sqrt(len(found))
-    assert len(found) > 500 and abs(found.mean() - share.mean()) < 4 * error
-    assert scipy.stats.ks_2samp(found, share).pvalue > 1e-3
-
-
-def test_mixed_soft_labels_stay_probabilities() -> None:
-    y = Labels(labels(30), 3).softened(0.2)
-    p = y.probabilities
-    assert p is not None
-    order = torch.randperm(30, generator=seeded(2))
-    for weight in (0.2, 0.5, 0.9):
-        mixed = y.mixed(order, weight)
-        assert mixed.probabilities is not None
-        expected = [[weight * a + (1 - weight) * b for a, b in zip(p[i], p[order[i]], strict=True)] for i in range(30)]
-        torch.testing.assert_close(mixed.probabilities, torch.tensor(expected))
-        assert torch.equal(mixed.index, y.index if weight >= 0.5 else y.index[order])
-
-
-# ---- sharpness-aware minimisation ---------------------------------------------------------------------------------
+# ---- sharpness-aware minimisation ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["sam", "asam"])
@@ -188,7 +49,7 @@ def test_perturbation_on_two_weights_by_hand(name: str) -> None:
         a, b = model.layer.weight[0]
         return 3 * a**2 + a * b
 
-    found = build(name, rho=0.1) if name == "sam" else build(name, rho=0.1, eta=0.5)
+    found = regularizer(name, rho=0.1) if name == "sam" else regularizer(name, rho=0.1, eta=0.5)
     assert isinstance(found, WeightPerturbation)
     if name == "sam":
         expected = [2 + 0.1 * 11 / math.sqrt(125), -1 + 0.1 * 2 / math.sqrt(125)]
@@ -214,7 +75,7 @@ def test_perturbation_of_a_network(name: str) -> None:
         size = np.abs(w) + 0.01
         expected = 0.2 * size**2 * g / np.sqrt(((size * g) ** 2).sum())
     before = state(model)
-    with build(name, rho=0.2).applied(model, lambda: F.cross_entropy(model(x), y), 0):
+    with regularizer(name, rho=0.2).applied(model, lambda: F.cross_entropy(model(x), y), 0):
         moved = np.concatenate([p.detach().numpy().ravel() for p in model.parameters()]) - w
         np.testing.assert_allclose(moved, expected, rtol=1e-7, atol=1e-12)
         for buffer_name, buffer in model.named_buffers():
@@ -225,7 +86,7 @@ def test_perturbation_of_a_network(name: str) -> None:
 def test_no_gradient_no_perturbation() -> None:
     model = TwoWeights([1.0, 2.0])
     for name in ("sam", "asam"):
-        with build(name).applied(model, lambda: 0 * model.layer.weight.sum(), 0):
+        with regularizer(name).applied(model, lambda: 0 * model.layer.weight.sum(), 0):
             assert model.layer.weight.tolist() == [[1.0, 2.0]]
 
 
@@ -245,13 +106,13 @@ def test_sam_trains_with_the_gradient_there() -> None:
         torch.testing.assert_close(new.detach(), old.detach() - 0.01 * there.grad, rtol=1e-4, atol=1e-6)
 
 
-# ---- input gradient -----------------------------------------------------------------------------------------------
+# ---- input gradient --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("train", [False, True])
 def test_input_gradient_penalty_equals_finite_differences(train: bool) -> None:
     model, x, y = conv_net().train(train), images(3), labels(3)
-    found = build("input_gradient", weight=0.3)
+    found = regularizer("input_gradient", weight=0.3)
     assert isinstance(found, Penalty)
     before = state(model)
     value = found.penalty(model, x, x + 0.1, Labels(y, 3))
@@ -282,7 +143,7 @@ def test_input_gradient_penalty_equals_finite_differences(train: bool) -> None:
     assert product == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-4)
 
 
-# ---- weight averaging ---------------------------------------------------------------------------------------------
+# ---- weight averaging ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("start", [0.0, 0.5])
@@ -350,7 +211,7 @@ def test_statistics_are_the_mean_over_batches() -> None:
     assert norm.momentum == momentum and not any(module.training for module in model.modules())
 
 
-# ---- the network --------------------------------------------------------------------------------------------------
+# ---- the network -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ACTIVATIONS)
@@ -385,7 +246,7 @@ def one_relu_in_two_places() -> Classifier:
 
 
 def test_activation_replaces_a_shared_relu_everywhere() -> None:
-    model, found = one_relu_in_two_places(), build("activation", kind="tanh")
+    model, found = one_relu_in_two_places(), regularizer("activation", kind="tanh")
     assert isinstance(found, NetworkPolicy)
     found.extend(model)
     assert [type(layer) for layer in model.network].count(nn.Tanh) == 2  # type: ignore[arg-type]
@@ -427,115 +288,3 @@ def test_dropout_is_a_function_of_the_step() -> None:
     assert len(first) == 8  # one forward per step in training mode: the attack runs without dropout
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
     assert not torch.equal(first[0], first[1])
-
-
-# ---- schedules, clipping, optimizers --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("schedule", "epochs", "table"),
-    [
-        ({"name": "cosine"}, 8, {0: 1, 2: (1 + math.sqrt(0.5)) / 2, 4: 0.5, 6: (1 - math.sqrt(0.5)) / 2, 8: 0}),
-        ({"name": "cosine", "end": 0.2}, 3, {0: 1, 1: 0.8, 1.5: 0.6, 2: 0.4, 3: 0.2}),
-        ({"name": "cyclic"}, 10, {0: 0, 1: 0.25, 2: 0.5, 4: 1, 5.5: 0.75, 7: 0.5, 10: 0}),
-        ({"name": "cyclic", "period": 30, "peak": 0.5}, 60, {0: 0, 7.5: 0.5, 15: 1, 30: 0, 45: 1, 52.5: 0.5, 60: 0}),
-        ({"name": "cyclic", "period": 2.5, "peak": 0.2}, 5, {0.25: 0.5, 0.5: 1, 1.5: 0.5, 3: 1, 5: 0}),
-    ],
-    ids=str,
-)
-def test_schedule_values(schedule: Any, epochs: int, table: dict[float, float]) -> None:
-    found = SCHEDULES.parse(schedule)
-    assert [found.factor(epoch, epochs) for epoch in table] == pytest.approx(list(table.values()), abs=1e-12)
-
-
-def test_schedule_acts_on_every_batch() -> None:
-    trainer = Trainer(trial("standard", schedule="cyclic", epochs=5, lr=0.2), digits(), None, CPU)
-    rates: list[float] = []
-    trainer.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
-    drain(trainer.run())
-    expected = [0.2 * (i / 8 if i < 8 else (20 - i) / 12) for i in range(20)]  # 4 batches each; the peak at epoch 2
-    assert rates == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("bound", [1e-3, 1e3])
-def test_gradient_clipping_bounds_the_whole_norm(bound: float) -> None:
-    """One step of plain SGD moves the weights by lr * min(||g||, bound), along -g."""
-    trainer = Trainer(trial("standard", optimizer=PLAIN, clip_gradient=bound), digits(), None, CPU)
-    twin = copy.deepcopy(trainer.model).train()
-    seen: list[Tensor] = []
-    trainer.optimizer.register_step_pre_hook(
-        lambda *_: seen.append(torch.cat([p.grad.flatten() for p in trainer.model.parameters() if p.grad is not None]))
-    )
-    next(trainer.run())
-    x, y = trainer.batches.batch(0, 0)
-    F.cross_entropy(twin(x), y).backward()
-    gradient = torch.cat([p.grad.flatten() for p in twin.parameters() if p.grad is not None])
-    length = float(gradient.norm())
-    assert 1e-3 < length < 1e3
-    torch.testing.assert_close(seen[0], gradient * min(1.0, bound / length), rtol=1e-3, atol=1e-8)
-    assert float(seen[0].norm()) == pytest.approx(min(length, bound), rel=1e-3)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-@pytest.mark.parametrize("overridden", [False, True])
-def test_first_steps_of_adam_by_hand(name: str, overridden: bool) -> None:
-    """Two steps of the papers' formulas, with the gradients that the training saw."""
-    decay, lr, betas = 0.3, 0.004, (0.8, 0.95)
-    optimizer = {"name": name, "lr": lr, "betas": betas, "weight_decay": 0.1 if overridden else decay}
-    parts = [{"name": "weight_decay", "value": decay}] if overridden else []
-    trainer = Trainer(trial("standard", parts, optimizer=optimizer), digits(), None, CPU)
-    weights = [p.detach().double().numpy().copy() for p in trainer.model.parameters()]
-    first, second = [np.zeros_like(w) for w in weights], [np.zeros_like(w) for w in weights]
-    seen: list[list[np.ndarray]] = []
-    trainer.optimizer.register_step_pre_hook(
-        lambda *_: seen.append([p.grad.double().numpy() for p in trainer.model.parameters() if p.grad is not None])
-    )
-    run = trainer.run()
-    for step in (1, 2):
-        next(run)
-        for k, gradient in enumerate(seen[-1]):
-            w = weights[k]
-            g = gradient + decay * w if name == "adam" else gradient
-            first[k] = betas[0] * first[k] + (1 - betas[0]) * g
-            second[k] = betas[1] * second[k] + (1 - betas[1]) * g**2
-            change = first[k] / (1 - betas[0] ** step) / (np.sqrt(second[k] / (1 - betas[1] ** step)) + 1e-8)
-            weights[k] = w - lr * change - (lr * decay * w if name == "adamw" else 0)
-        for parameter, expected in zip(trainer.model.parameters(), weights, strict=True):
-            np.testing.assert_allclose(parameter.detach().numpy(), expected, rtol=1e-3, atol=2e-6)
-
-
-def test_transforms_see_their_own_generator() -> None:
-    """A trial's batch is transformed as a function of (seed, name, epoch, batch)."""
-    trainer = Trainer(trial("standard", ["mixup"]), digits(), None, CPU)
-    seen: list[Tensor] = []
-    trainer.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().clone()))
-    next(trainer.run())
-    x, y = trainer.batches.batch(0, 0)
-    expected, _ = build("mixup").transform(x, Labels(y, 10), generator(CPU, 0, "mixup", 0, 0))
-    assert torch.equal(seen[0], expected)
-
-
-@pytest.mark.parametrize("part", ["sam", "asam", "input_gradient", "dropout", "mixup"])
-def test_extra_forwards_leave_the_running_statistics_alone(part: str) -> None:
-    trainer = Trainer(trial("at", [part]), digits(), None, CPU)
-    next(trainer.run())
-    tracked = {int(v) for k, v in trainer.model.state_dict().items() if k.endswith("num_batches_tracked")}
-    assert tracked == {1}
-
-
-def test_a_checkpoint_from_before_there_were_stateful_parts_goes_on(tmp_path: Path) -> None:
-    """Trials that were trained before keep their ids, so their checkpoints must still open."""
-    spec, folder = trial("at", [{"name": "label_smoothing", "amount": 0.1}], epochs=2), Folder(str(tmp_path))
-    whole = Trainer(spec, digits(), None, CPU)
-    drain(whole.run())
-    first = Trainer(spec, digits(), folder, CPU)
-    run = first.run()
-    for _ in range(2):
-        next(run)
-    old = first._state()
-    del old["parts"]
-    checkpoints.save(folder, first.epoch, first.next_batch, old)
-    second = Trainer(spec, digits(), folder, CPU)
-    assert (second.epoch, second.next_batch) == (0, 2)
-    drain(second.run())
-    assert weights_digest(second.model) == weights_digest(whole.model)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from toys import CPU, digits, seeded, trial
+from toys import CPU, digits, regularizer, seeded, trial
 
 from orchestrator.spec.regularizers import REGULARIZERS
 from orchestrator.spec.training import Sgd
@@ -22,17 +22,12 @@ from workers.training import Trainer
 X = torch.zeros(1, 1, 2, 2)
 
 
-def build(name: str, **parameters: float) -> Any:
-    spec = REGULARIZERS.parse({"name": name, **parameters})
-    return spec.load()(spec)
-
-
 @pytest.mark.parametrize(("rate", "classes"), [(0.3, 10), (1.0, 7), (0.05, 3)])
 def test_label_noise_is_uniform_over_all_classes(rate: float, classes: int) -> None:
     """P(new = k) = rate / C, plus 1 - rate for the true one."""
     count, true = 60_000, 2
     y = torch.full((count,), true)
-    _, noisy = build("label_noise", rate=rate).transform(X, Labels(y, classes), seeded(0))
+    _, noisy = regularizer("label_noise", rate=rate).transform(X, Labels(y, classes), seeded(0))
     expected = np.full(classes, count * rate / classes)
     expected[true] += count * (1 - rate)
     observed = np.bincount(noisy.index.numpy(), minlength=classes)
@@ -42,16 +37,18 @@ def test_label_noise_is_uniform_over_all_classes(rate: float, classes: int) -> N
 
 def test_label_noise_is_afresh_each_batch_and_off_at_zero() -> None:
     y = torch.arange(1000) % 10
-    first, second = (build("label_noise", rate=0.5).transform(X, Labels(y, 10), seeded(s))[1].index for s in (0, 1))
+    first, second = (
+        regularizer("label_noise", rate=0.5).transform(X, Labels(y, 10), seeded(s))[1].index for s in (0, 1)
+    )
     assert not torch.equal(first, second)
-    assert torch.equal(build("label_noise", rate=0.0).transform(X, Labels(y, 10), seeded(0))[1].index, y)
+    assert torch.equal(regularizer("label_noise", rate=0.0).transform(X, Labels(y, 10), seeded(0))[1].index, y)
 
 
 @settings(max_examples=30, deadline=None)
 @given(amount=st.floats(0, 1), classes=st.integers(2, 20))
 def test_smoothing_matrix(amount: float, classes: int) -> None:
     y = torch.arange(classes)
-    _, soft = build("label_smoothing", amount=amount).transform(X, Labels(y, classes), seeded(0))
+    _, soft = regularizer("label_smoothing", amount=amount).transform(X, Labels(y, classes), seeded(0))
     expected = (1 - amount) * np.eye(classes) + amount / classes
     np.testing.assert_allclose(soft.probabilities.numpy(), expected, atol=1e-6)
     assert torch.equal(soft.index, y)
@@ -96,7 +93,7 @@ def test_weight_clipping_bounds(bound: float, seed: int) -> None:
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.5, generator=seeded(seed))
     before = copy.deepcopy(model)
-    build("weight_clipping", bound=bound).after_step(model, 0.5)
+    regularizer("weight_clipping", bound=bound).after_step(model, 0.5)
     for index, layer in enumerate(model):
         for name, parameter in layer.named_parameters():
             middle = 1.0 if index in {1, 2} and name == "weight" else 0.0
@@ -139,4 +136,4 @@ def test_one_step_with_weight_decay_by_hand(method: str) -> None:
 
 def test_weight_decay_leaves_the_other_settings() -> None:
     settings_ = Sgd(lr=0.3, momentum=0.8, weight_decay=1e-3)
-    assert build("weight_decay", value=0.25).optimizer(settings_) == Sgd(lr=0.3, momentum=0.8, weight_decay=0.25)
+    assert regularizer("weight_decay", value=0.25).optimizer(settings_) == Sgd(lr=0.3, momentum=0.8, weight_decay=0.25)

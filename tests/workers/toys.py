@@ -1,6 +1,7 @@
 """Small data, networks, trials and references that the workers' tests share."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from orchestrator.spec.data import Digits
 from orchestrator.spec.models import SmallPreActResNet
+from orchestrator.spec.regularizers import REGULARIZERS
 from orchestrator.spec.sweep import Trial
 from orchestrator.spec.training import Attack
 from workers.data.splits import Images, Splits, load_splits
@@ -17,6 +19,8 @@ from workers.models.classifier import Classifier, build_classifier
 CPU = torch.device("cpu")
 DATA = {"name": "digits", "train_size": 200, "validation_size": 50, "test_size": 100}
 ATTACK = {"eps": 0.1, "step_size": 0.05, "steps": 2}
+PLAIN = {"name": "sgd", "lr": 0.01, "momentum": 0, "nesterov": False, "weight_decay": 0}
+"""The optimizer that moves the weights by lr times the gradient and nothing else."""
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -24,7 +28,9 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def digits() -> Splits:
-    return load_splits(Digits(**DATA), CPU)
+    """With some images without labels, their labels guessed already, for the methods that take them."""
+    splits = load_splits(Digits(**DATA), CPU)
+    return replace(splits, unlabeled=splits.validation)
 
 
 def trial(method: Any = "at", regularizers: Any = (), *, seed: int = 0, lr: float = 0.05, **training: Any) -> Trial:
@@ -37,6 +43,12 @@ def trial(method: Any = "at", regularizers: Any = (), *, seed: int = 0, lr: floa
         training={**recipe, "attack": ATTACK, **training},
         seed=seed,
     )
+
+
+def regularizer(name: str, **parameters: Any) -> Any:
+    """The implementation of a regulariser."""
+    spec = REGULARIZERS.parse({"name": name, **parameters})
+    return spec.load()(spec)
 
 
 def digits_network(seed: int = 0) -> Classifier:

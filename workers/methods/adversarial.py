@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.spec import methods as spec
 from orchestrator.spec.training import Attack
@@ -25,12 +25,19 @@ class AdversarialTraining:
         Softened labels are attacked by their index [ours].
         """
         count = math.ceil(round(self.fraction * len(x), 9))  # 0.07 * 100 is a little more than 7
-        attacked = pgd(model, x[:count], cross_entropy_objective(labels.index[:count]), attack, random)
+        attacked = attack_cross_entropy(model, x[:count], Labels(labels.index[:count], labels.classes), attack, random)
         return attacked if count == len(x) else torch.cat([attacked, x[count:]])
 
     def loss(self, model: Classifier, _x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
         """Cross-entropy on the adversarial images, and on the clean ones of the rest."""
         return loss_at_adversarial(model, x_adv, labels)
+
+
+def attack_cross_entropy(
+    model: nn.Module, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator
+) -> Tensor:
+    """`Method.attack` of the methods whose attack is PGD on the cross-entropy of the class indices and nothing else."""
+    return pgd(model, x, cross_entropy_objective(labels.index), attack, random)
 
 
 def loss_at_adversarial(model: Classifier, x_adv: Tensor, labels: Labels) -> Loss:

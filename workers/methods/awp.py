@@ -24,17 +24,22 @@ class AdversarialWeightPerturbation(Wrapped):
 
     def __init__(self, spec: spec.AdversarialWeightPerturbation) -> None:
         super().__init__(spec.over)
-        self.gamma, self.warmup = spec.gamma, spec.warmup
+        self.gamma, self.warmup, self.ramp = spec.gamma, spec.warmup, spec.ramp
+
+    def radius(self, epoch: int) -> float:
+        """Of the perturbation in `epoch` (from 0), relative to each tensor's norm: 0, then growing, then gamma."""
+        grown = max(0, epoch - self.warmup + 1)
+        return self.gamma * min(1.0, grown / (self.ramp + 1))
 
     @contextlib.contextmanager
     def applied(self, model: Classifier, loss: Callable[[], Tensor], epoch: int) -> Iterator[None]:
         """The weights are w + v inside, from epoch `warmup` on."""
-        if epoch < self.warmup:
+        if not (radius := self.radius(epoch)):
             yield
             return
         parameters = matrices(model)
         with untracked_statistics(model):
             gradients = torch.autograd.grad(loss(), parameters)
-        lengths = [self.gamma * norm for norm in torch._foreach_norm([p.detach() for p in parameters])]
+        lengths = [radius * norm for norm in torch._foreach_norm([p.detach() for p in parameters])]
         with displaced(parameters, scaled_to(gradients, lengths)):
             yield

@@ -25,7 +25,7 @@ class Loss(NamedTuple):
 
 
 class Method(Protocol):
-    """Built from its spec; holds no state of training."""
+    """Built from its spec; holds no state of training unless it is `Stateful`."""
 
     def attack(self, model: Classifier, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:
         """Adversarial examples for x, B x C x H x W in [0, 1]; leaves the model as it was."""
@@ -46,6 +46,21 @@ class WeightPerturbation(Protocol):
             loss: computes the step's whole loss, with its graph, at the weights as they are.
             epoch: from 0.
         """
+
+
+@runtime_checkable
+class Replayed(Protocol):
+    """Takes several steps on each batch in a row, and learns from each one's gradient for the next attack.
+
+    A replay is a step like any other: attack, loss, optimizer, after-step hooks. Images, augmentation and what the
+    regularisers do to them are the same in every replay of a batch; what the loss draws at random is not.
+    """
+
+    replays: int
+    """Steps on each batch, at least 1."""
+
+    def after_backward(self, gradient: Tensor, attack: Attack) -> None:
+        """Sees the gradient of a step's loss with respect to the attacked images, like x, before the weights move."""
 
 
 @runtime_checkable

@@ -5,9 +5,8 @@ from torch import Tensor
 
 from orchestrator.spec import methods as spec
 from orchestrator.spec.training import Attack
-from workers.attacks import cross_entropy_objective, pgd
 from workers.labels import Labels
-from workers.methods.adversarial import loss_at_adversarial
+from workers.methods.adversarial import attack_cross_entropy, loss_at_adversarial
 from workers.methods.base import Loss
 from workers.models.classifier import Classifier
 
@@ -22,7 +21,7 @@ class FgsmRandomStart:
         """One step of `step_factor` * eps in the training attack's ball, whatever steps and restarts it names."""
         single = {"steps": 1, "restarts": 1, "step_size": self.factor * attack.eps, "random_start": True}
         fast = attack.model_copy(update=single | {"best_iterate": False})
-        return pgd(model, x, cross_entropy_objective(labels.index), fast, random)
+        return attack_cross_entropy(model, x, labels, fast, random)
 
     def loss(self, model: Classifier, _x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
         """Cross-entropy on the adversarial images."""

@@ -7,7 +7,7 @@ from orchestrator.spec import methods as spec
 from orchestrator.spec.training import Attack
 from workers.attacks import cross_entropy_objective, pgd
 from workers.labels import Labels
-from workers.methods.adversarial import loss_at_adversarial
+from workers.methods.adversarial import attack_cross_entropy, loss_at_adversarial
 from workers.methods.base import Loss
 from workers.models.classifier import Classifier
 from workers.modes import frozen
@@ -29,7 +29,7 @@ class IgnoreIncorrect:
     def attack(self, model: Classifier, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:
         """PGD on cross-entropy where the clean image is classified correctly, the clean image elsewhere."""
         correct = predicted(model, x) == labels.index
-        x_adv = pgd(model, x, cross_entropy_objective(labels.index), attack, random)
+        x_adv = attack_cross_entropy(model, x, labels, attack, random)
         return torch.where(correct[:, None, None, None], x_adv, x)
 
     def loss(self, model: Classifier, _x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:

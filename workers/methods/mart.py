@@ -1,13 +1,11 @@
 """MART: misclassification-aware adversarial training (Wang et al., ICLR 2020)."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from orchestrator.spec import methods as spec
-from orchestrator.spec.training import Attack
-from workers.attacks import cross_entropy_objective, pgd
 from workers.labels import Labels
+from workers.methods.adversarial import attack_cross_entropy
 from workers.methods.base import Loss
 from workers.methods.trades import kl
 
@@ -19,12 +17,10 @@ class Mart:
     weight 1 - p_y use the class index [ours].
     """
 
+    attack = staticmethod(attack_cross_entropy)
+
     def __init__(self, spec: spec.Mart) -> None:
         self.beta = spec.beta
-
-    def attack(self, model: nn.Module, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:
-        """PGD on cross-entropy."""
-        return pgd(model, x, cross_entropy_objective(labels.index), attack, random)
 
     def loss(self, model: nn.Module, x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
         """Clean and adversarial images go through the network one after the other, as in the authors' code."""

@@ -5,10 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from orchestrator.spec import methods as spec
-from orchestrator.spec.training import Attack
-from workers.attacks import cross_entropy_objective, pgd
 from workers.failures import DataError
 from workers.labels import Labels
+from workers.methods.adversarial import attack_cross_entropy
 from workers.methods.base import Loss
 from workers.models.classifier import Classifier
 
@@ -21,16 +20,14 @@ class SelfSupervision:
     h shares everything with f but the last layer. Rotated are the adversarial examples [ours].
     """
 
+    attack = staticmethod(attack_cross_entropy)
+
     def __init__(self, spec: spec.SelfSupervision) -> None:
         self.weight = spec.weight
 
     def extend(self, model: Classifier) -> None:
         """Adds the rotation head."""
         model.heads[HEAD] = nn.Linear(model.last_linear.in_features, 4)
-
-    def attack(self, model: Classifier, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:
-        """PGD on cross-entropy."""
-        return pgd(model, x, cross_entropy_objective(labels.index), attack, random)
 
     def loss(self, model: Classifier, _x: Tensor, x_adv: Tensor, labels: Labels) -> Loss:
         """The images and the rotated images go through the network one after the other."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from orchestrator.spec import methods as spec
 from orchestrator.spec.training import Attack
 from workers.labels import Labels
-from workers.methods.base import Loss, Method, NetworkPolicy, Scheduled, Stateful
+from workers.methods.base import Loss, Method, NetworkPolicy, Replayed, Scheduled, Stateful
 from workers.models.classifier import Classifier
 
 
@@ -17,6 +17,10 @@ class Wrapped:
 
     def __init__(self, over: spec.Method) -> None:
         self.under: Method = over.load()(over)
+        if isinstance(
+            self.under, Replayed
+        ):  # only then, so that no other method's inputs are differentiated for nothing
+            self.replays, self.after_backward = self.under.replays, self.under.after_backward
 
     def attack(self, model: Classifier, x: Tensor, labels: Labels, attack: Attack, random: torch.Generator) -> Tensor:
         """The attack of the method underneath."""
@@ -37,10 +41,10 @@ class Wrapped:
             self.under.extend(model)
 
     def state_dict(self) -> dict[str, Any]:
-        """The state of the method underneath; empty if it has none."""
+        """The state of the method underneath, empty if it has none."""
         return self.under.state_dict() if isinstance(self.under, Stateful) else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts back what `state_dict` gave."""
+        """Puts it back."""
         if isinstance(self.under, Stateful):
             self.under.load_state_dict(state)

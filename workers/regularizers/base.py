@@ -39,6 +39,21 @@ class Penalty(Protocol):
 
 
 @runtime_checkable
+class StepPolicy(Protocol):
+    """Moves the weights along their gradients in its own way; at most one in a trial.
+
+    One that leaves the network at other weights than those it trains for is also `FinalWeights`.
+    """
+
+    def step(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+        """Called in place of `optimizer.step()`, gradients set.
+
+        Returns:
+            Whether the optimizer has stepped, which is when `AfterStep` regularisers act.
+        """
+
+
+@runtime_checkable
 class AfterStep(Protocol):
     """Acts on the weights after each optimizer step."""
 
