@@ -83,7 +83,7 @@ def test_each_sub_policy_equals_torchvisions() -> None:
 
 def test_an_operation_happens_up_to_its_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared in float32, where 0.1 is a little larger than in float64: 0.1 itself still counts."""
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.1, 0.1]))
+    monkeypatch.setattr(torch, "rand", lambda size, **_: torch.full(size, 0.1))
     x = pictures(20)
     for limit, change in ((0.1, True), (0.0999, False)):
         found, expected = both(x, 3, [(("Invert", limit, None), ("Invert", -1.0, None))])

@@ -37,20 +37,11 @@ class AutoAugment:
             for name, (images, magnitudes) in step.items():
                 chosen = torch.tensor(images, device=x.device)
                 pixels.index_copy_(0, chosen, OPERATIONS[name](pixels.index_select(0, chosen), magnitudes))
-        return to_unit(pixels).contiguous(memory_format=torch.channels_last), labels
+        return to_unit(pixels.contiguous(memory_format=torch.channels_last)), labels
 
     def _drawn(self, count: int, height: int, width: int, seed: int) -> Iterator[Step]:
-        """What happens first and second; the numbers are drawn image by image as torchvision does, on the CPU."""
-        random = torch.Generator().manual_seed(seed)
-        draws = [
-            (
-                torch.randint(len(self.policy), (), generator=random),
-                torch.rand(2, generator=random),
-                torch.randint(2, (2,), generator=random),
-            )
-            for _ in range(count)
-        ]
-        chosen, chances, signs = (torch.stack(column) for column in zip(*draws, strict=True))
+        """What happens to the images first, and what happens second."""
+        chosen, chances, signs = _draws(count, len(self.policy), seed)
         limits = torch.tensor([[probability for _, probability, _ in pair] for pair in self.policy])[chosen]
         happens, positive = (chances <= limits).tolist(), signs.bool().tolist()
         for position in (0, 1):
@@ -62,6 +53,20 @@ class AutoAugment:
                     images.append(image)
                     magnitudes.append(_magnitude(name, level, positive[image][position], height, width))
             yield step
+
+
+def _draws(count: int, policies: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sub-policies, B, chances in [0, 1), B x 2, and signs 0 or 1, B x 2: torchvision's numbers, on the CPU.
+
+    torchvision draws these five image by image. A number of any kind takes one word of the generator, so three streams
+    from the same seed hold them all, each read where torchvision draws its kind.
+    """
+    shape = count, 5
+    streams = [torch.Generator().manual_seed(seed) for _ in range(3)]
+    chosen = torch.randint(policies, shape, generator=streams[0])
+    chances = torch.rand(shape, dtype=torch.float32, generator=streams[1])
+    signs = torch.randint(2, shape, generator=streams[2])
+    return chosen[:, 0], chances[:, 1:3], signs[:, 3:]
 
 
 RANGES = {
