@@ -41,10 +41,7 @@ def print_ratios(
         shown = [in_unit(value) for value in values]
         table.add_row(
             name,
-            *(
-                f"{value:,.{0 if value >= 10_000 else 1}f}"
-                for value in (statistics.median(shown), min(shown), max(shown))
-            ),
+            *(f"{value:,.1f}" for value in (statistics.median(shown), min(shown), max(shown))),
             *(f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))),
         )
     (console or Console()).print(table)

@@ -8,7 +8,7 @@ pixels that never leaves the image. One thread, as in a trial on one core; the D
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from compare import interleaved, machine, print_ratios
@@ -26,7 +26,7 @@ from workers.seeding import generator
 
 BATCH = 128
 CLASSES = 10
-CASES = {
+CASES: dict[str, tuple[list[dict[str, object]], list[object], list[object]]] = {
     "crop and flip": ([], [], []),
     "crop, flip, AutoAugment, cutout": (
         [{"name": "autoaugment"}, {"name": "cutout", "size": 16}],
@@ -37,7 +37,7 @@ CASES = {
 """Our regularisers; torchvision's transforms of PIL images; those of tensors."""
 
 
-class Photographs(Dataset[tuple[Tensor, int]]):
+class PilImages(Dataset[tuple[Tensor, int]]):
     """The images as torchvision's data sets give them: a PIL image made from the array, then the transforms."""
 
     def __init__(self, images: Images, transform: Callable[[Image.Image], Tensor]) -> None:
@@ -51,16 +51,32 @@ class Photographs(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.pixels[index])), self.labels[index]
 
 
-def our_epoch(batches: TrainingBatches, regularizers: list[dict[str, object]], epochs: Iterator[int]) -> None:
-    """Makes every batch of the next epoch, as a training step does."""
+def ours(batches: TrainingBatches, regularizers: list[dict[str, object]]) -> Callable[[], None]:
+    """What makes every batch of the next epoch, as a training does."""
     specs = [REGULARIZERS.parse(each) for each in regularizers]
     parts = [(spec.name, spec.load()(spec)) for spec in specs]
-    epoch = next(epochs)
-    for index in range(len(batches)):
-        x, y = batches.batch(epoch, index)
-        labels = Labels(y, CLASSES)
-        for name, part in parts:
-            x, labels = part.transform(x, labels, generator(x.device, 0, name, epoch, index))
+    epochs = itertools.count()
+
+    def run() -> None:
+        epoch = next(epochs)
+        for index in range(len(batches)):
+            x, y = batches.batch(epoch, index)
+            labels = Labels(y, CLASSES)
+            for name, part in parts:
+                x, labels = part.transform(x, labels, generator(x.device, 0, name, epoch, index))
+
+    return run
+
+
+def torchvisions(images: PilImages, workers: int) -> Callable[[], None]:
+    """What loads every batch of the next epoch; the workers stay from one epoch to the next."""
+    loader = DataLoader(images, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
+
+    def run() -> None:
+        for _ in loader:
+            pass
+
+    return run
 
 
 def main() -> None:
@@ -73,22 +89,19 @@ def main() -> None:
     torch.set_num_threads(1)
     print(machine())
     pixels = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    epochs = itertools.count()
     images = Images(pixels, torch.randint(CLASSES, (count,)))
+    crop_flip = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
     for title, (regularizers, of_pil, of_tensors) in CASES.items():
-        crop = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
-        photographs = Photographs(images, transforms.Compose([*crop, *of_pil, transforms.ToTensor(), *of_tensors]))
-        here = DataLoader(photographs, BATCH, shuffle=True)
-        beside = DataLoader(photographs, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
-        # only the augmentation is read from the spec: the images are given
+        # the spec says how to augment; the images are given
         batches = TrainingBatches(images, Digits(augmentation="crop_flip", padding=4), BATCH, seed=0)
+        theirs = PilImages(images, transforms.Compose([*crop_flip, *of_pil, transforms.ToTensor(), *of_tensors]))
         alternatives = {
-            "flatsweep": lambda b=batches, r=regularizers: our_epoch(b, r, epochs),
-            "DataLoader, num_workers=0": lambda loader=here: sum(len(y) for _, y in loader),
-            "DataLoader, num_workers=2": lambda loader=beside: sum(len(y) for _, y in loader),
+            "flatsweep": ours(batches, regularizers),
+            "DataLoader": torchvisions(theirs, 0),
+            "DataLoader, 2 workers": torchvisions(theirs, 2),
         }
         seconds = interleaved(alternatives, arguments.repetitions)
-        print_ratios(f"{title}, batches of {BATCH}", seconds, "flatsweep", "images/s", lambda s: count / s)
+        print_ratios(f"{title}, batches of {BATCH}", seconds, "flatsweep", "images/s", lambda each: count / each)
 
 
 if __name__ == "__main__":
