@@ -23,18 +23,25 @@ def interleaved(alternatives: Mapping[str, Callable[[], object]], repetitions: i
     return seconds
 
 
-def print_ratios(title: str, seconds: Mapping[str, list[float]], ours: str, console: Console | None = None) -> None:
-    """A row per alternative: median milliseconds, and how many times slower than ours, pair by pair."""
+def print_ratios(
+    title: str,
+    seconds: Mapping[str, list[float]],
+    ours: str,
+    unit: str = "ms",
+    in_unit: Callable[[float], float] = lambda value: 1000 * value,
+    console: Console | None = None,
+) -> None:
+    """A row per alternative: its seconds shown in a unit, and how many times slower than ours, pair by pair."""
     table = Table(title=title, title_justify="left")
     table.add_column("what")
-    for heading in ("ms, median", "min", "max", "times ours, median", "min", "max"):
+    for heading in (f"{unit}, median", "min", "max", "times ours, median", "min", "max"):
         table.add_column(heading, justify="right")
     for name, values in seconds.items():
         ratios = [value / own for value, own in zip(values, seconds[ours], strict=True)]
-        times = [1000 * value for value in (statistics.median(values), min(values), max(values))]
+        shown = [in_unit(value) for value in values]
         table.add_row(
             name,
-            *(f"{value:.1f}" for value in times),
+            *(f"{value:,.1f}" for value in (statistics.median(shown), min(shown), max(shown))),
             *(f"{value:.2f}" for value in (statistics.median(ratios), min(ratios), max(ratios))),
         )
     (console or Console()).print(table)

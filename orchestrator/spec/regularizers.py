@@ -62,7 +62,7 @@ class WeightClipping(Regularizer):
 class AutoAugment(Regularizer):
     """AutoAugment's CIFAR-10 policy (Cubuk et al. 2019, arXiv 1805.09501), one sub-policy per image."""
 
-    implementation = "workers.regularizers.images:AutoAugment"
+    implementation = "workers.regularizers.autoaugment:AutoAugment"
 
     name: Literal["autoaugment"] = "autoaugment"
 

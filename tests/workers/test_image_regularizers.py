@@ -118,17 +118,17 @@ def test_cutmix_labels_count_the_pixels() -> None:
 
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
 def test_cutmix_shares_are_those_of_the_papers_rule(alpha: float) -> None:
-    """Sides of sqrt(1 - lambda) around a uniform pixel, clipped: the mean share against a simulation with numpy."""
+    """Even sides of sqrt(1 - lambda) around a uniform pixel, clipped: the shares against a simulation with numpy."""
     side, draws = 32, 1500
     x, y = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, side, side).contiguous(), Labels(torch.arange(2), 2)
     seen = [float(regularizer("cutmix", alpha=alpha).transform(x, y, seeded(s))[0][0].mean()) for s in range(draws)]
     found = np.array([share for share in seen if share > 0])  # with probability 1/2 an image is its own partner
     random = np.random.default_rng(0)
-    length = (side * np.sqrt(1 - random.beta(alpha, alpha, 100_000))).astype(int)
+    half = (side * np.sqrt(1 - random.beta(alpha, alpha, 100_000)) / 2).astype(int)
     sides = []
     for _ in range(2):
         centre = random.integers(0, side, 100_000)
-        sides.append(np.minimum(side, centre - length // 2 + length) - np.maximum(0, centre - length // 2))
+        sides.append(np.minimum(side, centre + half) - np.maximum(0, centre - half))
     share = sides[0] * sides[1] / side**2
     share = share[share > 0]
     error = share.std() / math.sqrt(len(found))

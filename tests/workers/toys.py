@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -13,6 +14,7 @@ from orchestrator.spec.models import SmallPreActResNet
 from orchestrator.spec.regularizers import REGULARIZERS
 from orchestrator.spec.sweep import Trial
 from orchestrator.spec.training import Attack
+from workers.data.arrays import Arrays
 from workers.data.splits import Images, Splits, load_splits
 from workers.models.classifier import Classifier, build_classifier
 
@@ -49,6 +51,25 @@ def regularizer(name: str, **parameters: Any) -> Any:
     """The implementation of a regulariser."""
     spec = REGULARIZERS.parse({"name": name, **parameters})
     return spec.load()(spec)
+
+
+def numbered(train: int, test: int | None) -> Arrays:
+    """Images that carry their own number, and labels that follow from it."""
+
+    def images(count: int, first: int) -> np.ndarray:
+        numbers = np.arange(first, first + count)
+        return np.stack([numbers // 256, numbers % 256], 1).astype(np.uint8).reshape(count, 1, 2, 1)
+
+    x_test = None if test is None else images(test, 10_000)
+    y_test = None if test is None else (10_000 + np.arange(test)) % 7
+    return Arrays(images(train, 0), np.arange(train) % 7, x_test, y_test, 7)
+
+
+def numbers(part: Images) -> list[int]:
+    assert part.x.dtype == torch.uint8 and part.x.shape[1:] == (1, 1, 2)
+    found = [int(a) * 256 + int(b) for a, b in part.x.flatten(1)]
+    assert [n % 7 for n in found] == part.y.tolist()  # every image kept its label
+    return found
 
 
 def digits_network(seed: int = 0) -> Classifier:

@@ -44,7 +44,7 @@ class TrainingBatches:
         """Images in [0, 1], float32, B x C x H x W, and labels, int64, B."""
         order = self._order("shuffle", epoch, self._images)
         chosen = order[index * self._labelled : (index + 1) * self._labelled]
-        x, y = self._images.x[chosen], self._images.y[chosen]
+        x, y = _taken(self._images.x, chosen), self._images.y[chosen]
         if self._unlabeled is not None:
             x, y = self._mixed(x, y, self._unlabeled, epoch, index)
         if self._spec.augmentation != "none":
@@ -80,16 +80,19 @@ def to_unit(x: Tensor) -> Tensor:
 def random_crop(x: Tensor, padding: int, random: torch.Generator) -> Tensor:
     """Each image of B x C x H x W padded with zeros on all sides and cut back to H x W at its own random place."""
     count, _, height, width = x.shape
-    padded = F.pad(x, (padding,) * 4)
     top, left = torch.randint(2 * padding + 1, (2, count), generator=random, device=x.device)
-    rows = top[:, None] + torch.arange(height, device=x.device)
-    columns = left[:, None] + torch.arange(width, device=x.device)
-    image = torch.arange(count, device=x.device)[:, None, None]
-    # the sliced channel dimension goes last when it stands between index tensors
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+    padded = F.pad(x, (padding,) * 4).permute(0, 2, 3, 1)
+    windows = padded.unfold(1, height, 1).unfold(2, width, 1)  # a view: images, tops, lefts, C x H x W
+    return windows[torch.arange(count, device=x.device), top, left]
 
 
 def random_flip(x: Tensor, random: torch.Generator) -> Tensor:
     """Each image of B x C x H x W mirrored left to right with probability 1/2."""
     flip = torch.rand(len(x), generator=random, device=x.device) < 0.5
-    return torch.where(flip[:, None, None, None], x.flip(-1), x)
+    image = torch.arange(len(x), device=x.device)
+    return _taken(torch.cat([x, x.flip(-1)]), image + len(x) * flip)
+
+
+def _taken(x: Tensor, chosen: Tensor) -> Tensor:
+    """`x[chosen]`; images that lie channels last, as ours do, are copied as one piece each and not byte by byte."""
+    return x.permute(0, 2, 3, 1).index_select(0, chosen).permute(0, 3, 1, 2)

@@ -4,27 +4,9 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision.transforms import AutoAugment as TorchvisionAutoAugment
-from torchvision.transforms import AutoAugmentPolicy
 
 from orchestrator.spec import regularizers as spec
-from workers.data.batches import to_unit
 from workers.labels import Labels
-
-
-class AutoAugment:
-    """torchvision's CIFAR-10 policy, one sub-policy per image, on 8-bit pixels as it was found for."""
-
-    def __init__(self, _spec: spec.AutoAugment) -> None:
-        self.policy = TorchvisionAutoAugment(AutoAugmentPolicy.CIFAR10)
-
-    def transform(self, x: Tensor, labels: Labels, random: torch.Generator) -> tuple[Tensor, Labels]:
-        """The labels stay."""
-        pixels = x.mul(255).round_().to(torch.uint8)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-            torch.manual_seed(random.initial_seed())
-            changed = torch.stack([self.policy(image) for image in pixels])
-        return to_unit(changed).contiguous(memory_format=torch.channels_last), labels
 
 
 class Cutout:
@@ -69,18 +51,21 @@ class Cutmix:
         self.alpha = spec.alpha
 
     def transform(self, x: Tensor, labels: Labels, random: torch.Generator) -> tuple[Tensor, Labels]:
-        """One rectangle for the whole batch, of area 1 - lambda, clipped at the border, as in the authors' code."""
+        """One rectangle for the whole batch, of area 1 - lambda with its sides rounded down to even numbers of pixels.
+
+        It is clipped at the border, as in the authors' code.
+        """
         height, width = x.shape[2:]
         share = math.sqrt(1 - _beta(self.alpha, random))
         spans = []
         for side in (height, width):
-            length = int(side * share)
+            half = int(side * share / 2)
             centre = int(torch.randint(side, (), generator=random, device=random.device))
-            spans.append(slice(max(0, centre - length // 2), min(side, centre - length // 2 + length)))
+            spans.append(slice(max(0, centre - half), min(side, centre + half)))
         order = _shuffled(len(x), random)
         mixed = x.clone()
         mixed[:, :, spans[0], spans[1]] = x[order][:, :, spans[0], spans[1]]
-        area = math.prod(max(0, span.stop - span.start) for span in spans)
+        area = math.prod(span.stop - span.start for span in spans)
         return mixed, labels.mixed(order, 1 - area / (height * width))
 
 

@@ -1,4 +1,4 @@
-"""Data sets, splits and batches against torchvision, numpy and counts."""
+"""Data sets are read as they were written: digits, npz files, torchvision's files; damaged ones are refused."""
 
 import hashlib
 import os
@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.io
-import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torchvision import datasets
-from torchvision.transforms import functional as TF  # noqa: N812
-from toys import CPU, seeded
+from toys import CPU
 
 from orchestrator.spec.data import DATA, Data, Digits, Npz
 from workers.data.arrays import Arrays, BadArraysError
-from workers.data.batches import TrainingBatches, random_crop, random_flip, to_unit
-from workers.data.splits import Images, Splits, cut, load_splits
+from workers.data.splits import load_splits
 from workers.failures import DataError
 from workers.models.classifier import channel_statistics
 
@@ -35,9 +32,6 @@ def read(spec: Data) -> Arrays:
     return arrays
 
 
-# ---- digits and splits ---------------------------------------------------------------------------------------------
-
-
 def test_digits_are_scikit_learns() -> None:
     arrays = read(Digits())
     bunch = load_digits()
@@ -47,99 +41,6 @@ def test_digits_are_scikit_learns() -> None:
     np.testing.assert_array_equal(np.rint(arrays.x_train[..., 0] / 255 * 16), bunch.images)
     np.testing.assert_array_equal(arrays.y_train, bunch.target)
     assert arrays.y_train.dtype == np.int64 and arrays.classes == 10 and arrays.x_test is None
-
-
-def numbered(train: int, test: int | None) -> Arrays:
-    """Images that carry their own number, and labels that follow from it."""
-
-    def images(count: int, first: int) -> np.ndarray:
-        numbers = np.arange(first, first + count)
-        return np.stack([numbers // 256, numbers % 256], 1).astype(np.uint8).reshape(count, 1, 2, 1)
-
-    x_test = None if test is None else images(test, 10_000)
-    y_test = None if test is None else (10_000 + np.arange(test)) % 7
-    return Arrays(images(train, 0), np.arange(train) % 7, x_test, y_test, 7)
-
-
-def numbers(part: Images) -> list[int]:
-    assert part.x.dtype == torch.uint8 and part.x.shape[1:] == (1, 1, 2)
-    found = [int(a) * 256 + int(b) for a, b in part.x.flatten(1)]
-    assert [n % 7 for n in found] == part.y.tolist()  # every image kept its label
-    return found
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    train=st.integers(20, 300),
-    test=st.integers(5, 60) | st.none(),
-    train_size=st.integers(1, 100) | st.none(),
-    validation_size=st.integers(0, 50),
-    test_size=st.integers(1, 50) | st.none(),
-    split_seed=st.integers(0, 5),
-)
-def test_cut(
-    train: int, test: int | None, train_size: int | None, validation_size: int, test_size: int | None, split_seed: int
-) -> None:
-    spec = Digits(train_size=train_size, validation_size=validation_size, test_size=test_size, split_seed=split_seed)
-    arrays = numbered(train, test)
-    left = train - validation_size - ((test_size or 0) if test is None else 0)
-    impossible = left < (train_size or 1) or (test is None and test_size is None)
-    if impossible or (test is not None and (test_size or 0) > test):
-        with pytest.raises(DataError):
-            cut(arrays, spec)
-        return
-    splits = cut(arrays, spec)
-    parts = [numbers(part) for part in (splits.train, splits.validation, splits.test)]
-    assert [len(part) for part in parts] == [train_size or left, validation_size, test_size or test]
-    everything = [number for part in parts for number in part]
-    assert len(set(everything)) == len(everything)  # disjoint, and no image twice
-    if test is not None:
-        assert all(number >= 10_000 for number in parts[2]) and all(n < 10_000 for n in parts[0] + parts[1])
-    again = cut(arrays, spec)
-    assert [numbers(part) for part in (again.train, again.validation, again.test)] == parts
-
-
-def test_split_seed_decides_and_subsets_are_random() -> None:
-    arrays = numbered(1000, 500)
-    spec = Digits(train_size=100, validation_size=100, test_size=100)
-    first, second = (cut(arrays, spec.model_copy(update={"split_seed": seed})) for seed in (0, 1))
-    for part in ("train", "validation", "test"):
-        one, two = set(numbers(getattr(first, part))), set(numbers(getattr(second, part)))
-        assert len(one & two) < 50
-    larger = cut(arrays, spec.model_copy(update={"train_size": 200}))
-    assert numbers(larger.train)[:100] == numbers(first.train)  # and nothing else changes
-    assert numbers(larger.test) == numbers(first.test) and numbers(larger.validation) == numbers(first.validation)
-
-
-def test_first_and_length_count_images() -> None:
-    part = cut(numbered(50, 20), Digits(validation_size=5, test_size=10)).test
-    assert len(part) == 10 and len(part.first(3)) == 3 and len(part.first(99)) == 10
-    assert numbers(part.first(3)) == numbers(part)[:3]
-
-
-def test_the_trials_seed_changes_no_split() -> None:
-    """The spec of the data holds no other seed than its own, and loading takes nothing else."""
-    splits = load_splits(Digits(), CPU)
-    assert [len(splits.train), len(splits.validation), len(splits.test)] == [1000, 197, 600]
-    assert splits.shape == (1, 8, 8) and splits.classes == 10
-    x = torch.cat([splits.train.x, splits.validation.x, splits.test.x]).permute(0, 2, 3, 1).numpy()
-    together = {row.tobytes() for row in x}
-    assert together == {row.tobytes() for row in read(Digits()).x_train}
-
-
-def test_digest_sees_every_pixel_and_label() -> None:
-    digests = {
-        numbered(20, 5).digest(),
-        numbered(20, 6).digest(),
-        numbered(21, 5).digest(),
-        numbered(20, None).digest(),
-    }
-    for field in ("x_train", "y_train", "x_test", "y_test"):
-        arrays = numbered(20, 5)
-        getattr(arrays, field).reshape(-1)[-1] += 1
-        digests.add(arrays.digest())
-    assert len(digests) == 8
-    assert numbered(20, 5).digest() == numbered(20, 5).digest()
 
 
 # ---- npz -----------------------------------------------------------------------------------------------------------
@@ -400,107 +301,3 @@ def test_real_cifar10_images() -> None:
     published = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2470, 0.2435, 0.2616])
     torch.testing.assert_close(mean, published[0], atol=0.01, rtol=0)
     torch.testing.assert_close(std, published[1], atol=0.01, rtol=0)
-
-
-# ---- augmentation and batches -------------------------------------------------------------------------------------
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    count=st.integers(1, 12), channels=st.sampled_from([1, 3]), height=st.integers(3, 9), width=st.integers(3, 9),
-    padding=st.integers(0, 5), seed=st.integers(0, 99),
-)  # fmt: skip
-def test_random_crop_equals_torchvisions(
-    count: int, channels: int, height: int, width: int, padding: int, seed: int
-) -> None:
-    x = torch.randint(0, 256, (count, channels, height, width), generator=seeded(seed), dtype=torch.uint8)
-    found = random_crop(x, padding, seeded(seed + 1))
-    top, left = torch.randint(2 * padding + 1, (2, count), generator=seeded(seed + 1)).tolist()
-    for image, result, t, le in zip(x, found, top, left, strict=True):
-        assert torch.equal(result, TF.crop(TF.pad(image, [padding] * 4), t, le, height, width))
-
-
-def test_random_crop_places_are_uniform_and_independent() -> None:
-    x = torch.zeros(20_000, 1, 5, 5, dtype=torch.uint8)
-    x[:, :, 2, 2] = 1
-    found = random_crop(x, 2, seeded(0)).flatten(1).argmax(1)  # the dot went to any of the 25 pixels
-    assert scipy.stats.chisquare(np.bincount(found.numpy(), minlength=25)).pvalue > 1e-3
-
-
-def test_random_flip_equals_torchvisions() -> None:
-    x = torch.randint(0, 256, (200, 3, 4, 5), generator=seeded(0), dtype=torch.uint8)
-    found = random_flip(x, seeded(1))
-    flipped = [torch.equal(result, TF.hflip(image)) for image, result in zip(x, found, strict=True)]
-    kept = [torch.equal(result, image) for image, result in zip(x, found, strict=True)]
-    assert all(a != b for a, b in zip(flipped, kept, strict=True))
-    assert scipy.stats.binomtest(sum(flipped), 200, 0.5).pvalue > 1e-3
-
-
-@settings(max_examples=25, deadline=None)
-@given(count=st.integers(1, 30), channels=st.sampled_from([1, 3]), seed=st.integers(0, 99))
-def test_channel_statistics_equal_numpys(count: int, channels: int, seed: int) -> None:
-    x = torch.randint(0, 256, (count, channels, 4, 4), generator=seeded(seed), dtype=torch.uint8)
-    mean, std = channel_statistics(x)
-    unit = x.numpy().astype(np.float64) / 255
-    np.testing.assert_allclose(mean.numpy(), unit.mean((0, 2, 3)), rtol=1e-6)
-    np.testing.assert_allclose(std.numpy(), unit.std((0, 2, 3)), rtol=1e-5)
-
-
-def test_to_unit_equals_division() -> None:
-    levels = torch.arange(256, dtype=torch.uint8)
-    np.testing.assert_array_equal(to_unit(levels).numpy(), np.arange(256, dtype=np.float32) / np.float32(255))
-
-
-def batches(seed: int = 0, augmentation: str = "none", batch_size: int = 32) -> tuple[TrainingBatches, Splits]:
-    splits = cut(numbered(150, 20), Digits(validation_size=10, test_size=20))
-    return TrainingBatches(splits.train, Digits(augmentation=augmentation), batch_size, seed), splits
-
-
-def epoch_of(source: TrainingBatches, epoch: int) -> list[int]:
-    found = []
-    for index in range(len(source)):
-        x, y = source.batch(epoch, index)
-        pairs = x.mul(255).round().to(torch.int64).flatten(1).tolist()
-        found += [high * 256 + low for high, low in pairs]
-        assert [n % 7 for n in found[-len(y) :]] == y.tolist()
-        assert x.dtype == torch.float32 and float(x.min()) >= 0 and float(x.max()) <= 1
-    return found
-
-
-@pytest.mark.parametrize("batch_size", [32, 140, 1000, 1])
-def test_every_training_image_once_an_epoch(batch_size: int) -> None:
-    source, splits = batches(batch_size=batch_size)
-    orders = [epoch_of(source, epoch) for epoch in range(2)]
-    for order in orders:
-        assert sorted(order) == sorted(numbers(splits.train))
-    assert orders[0] != orders[1]
-
-
-def test_batches_are_functions_of_seed_epoch_and_index() -> None:
-    source, _ = batches(augmentation="crop_flip")
-    forwards = {(e, i): source.batch(e, i) for e in range(2) for i in range(len(source))}
-    other, _ = batches(augmentation="crop_flip")
-    torch.manual_seed(5)
-    for key in reversed(forwards):  # in another order, from another object
-        x, y = other.batch(*key)
-        assert torch.equal(x, forwards[key][0]) and torch.equal(y, forwards[key][1])
-    different, _ = batches(seed=1, augmentation="crop_flip")
-    assert not torch.equal(different.batch(0, 0)[0], forwards[0, 0][0])
-
-
-def test_augmentation_is_a_crop_of_the_same_images_and_flips_only_if_told_so() -> None:
-    splits = load_splits(Digits(), CPU)
-    plain, crop, both = (
-        TrainingBatches(splits.train, Digits(augmentation=kind, padding=1), 200, 0).batch(0, 0)
-        for kind in ("none", "crop", "crop_flip")
-    )
-    assert torch.equal(plain[1], crop[1]) and torch.equal(plain[1], both[1])
-    mirrored = 0
-    for original, cropped, flipped in zip(plain[0], crop[0], both[0], strict=True):
-        padded = TF.pad(original, [1] * 4)
-        places = [TF.crop(padded, top, left, 8, 8) for top in range(3) for left in range(3)]
-        assert any(torch.equal(cropped, place) for place in places)
-        straight = any(torch.equal(flipped, place) for place in places)
-        assert straight or any(torch.equal(flipped, TF.hflip(place)) for place in places)
-        mirrored += not straight
-    assert 60 < mirrored < 140
