@@ -22,7 +22,7 @@ def check(sweep: Sweep, address: str | None = None) -> None:
     Raises:
         UserError: with every problem found, one line each.
     """
-    problems = [problem for data in sweep.data if (problem := _data_problem(data))]
+    problems = [problem for data in sweep.data_sets() if (problem := _data_problem(data))]
     places = (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep), _address_problem(address))
     problems += [problem for problem in places if problem]
     if problems:
