@@ -209,9 +209,7 @@ def test_the_form_is_checked_in_any_case(case: str, profile: str | None, tmp_pat
 
 
 def test_unknown_profiles(tmp_path: Path) -> None:
-    assert refusal(tmp_path, FILE, "smal") == (
-        "s.yaml:12: profiles: there is no profile 'smal'; did you mean 'small'?"
-    )
+    assert refusal(tmp_path, FILE, "smal") == ("s.yaml:12: profiles: there is no profile 'smal'; did you mean 'small'?")
     assert "allowed: other, small" in refusal(tmp_path, FILE, "huge")
     assert "the file has no profiles" in refusal(tmp_path, FILE.split("profiles:")[0], "small")
     assert "there is no profile ''" in refusal(tmp_path, FILE, "")
@@ -251,7 +249,8 @@ grid:
 def test_grids_are_united_and_what_they_share_is_one_trial(tmp_path: Path) -> None:
     sweep = load(tmp_path, GRIDS).sweep
     found = [
-        (trial.label(), trial.training.epochs, trial.training.schedule.name, trial.model.name) for trial in sweep.trials()
+        (trial.label(), trial.training.epochs, trial.training.schedule.name, trial.model.name)
+        for trial in sweep.trials()
     ]
     assert found == [
         ("at | none | seed 0", 10, "multistep", "small_preact_resnet"),
@@ -280,7 +279,7 @@ BAD_GRIDS = {
     "merged into another": ("schedule: cosine", "schedule: {milestones: [a]}", 17, "schedule.milestones[0]: expected a"),
     "in the merged part": ("milestones: [5]", "milestones: [-5]", 5, "training.schedule.milestones[0]: must be at least"),
     "missing": ("    training: {epochs: [10, 20]}\n    seeds: [0]\n", "", 10, "grid[1].seeds: required key 'seeds'"),
-    "twice in one grid": ("epochs: [10, 20]", "epochs: [20, 20]", 11, "grid[1].training.epochs[1]: this is in the grid"),
+    "twice in one grid": ("epochs: [10, 20]", "epochs: [20, 20]", 11, "grid[1].training: this is in the grid"),
     "list": ("model: resnet18", "model: [resnet18]", 15, "grid[2].model: expected one model's name or mapping, got a"),
     "null": ("model: resnet18", "model:", 15, "grid[2].model: expected one model's name or mapping, got null"),
     "no grid": ("- methods: [at, mart]\n    regularizers: [none]\n    seeds: [0]\n", "- 3\n", 7, "grid[0]: expected a m"),
@@ -319,7 +318,10 @@ def test_an_evaluation_attack_must_fit_every_grid(tmp_path: Path) -> None:
 
 
 def test_a_profile_may_change_a_grid_of_its_own(tmp_path: Path) -> None:
-    text = GRIDS + "profiles:\n  small:\n    grid:\n      - methods: [at]\n        training: {epochs: 0}\n        seeds: [0]\n"
+    text = (
+        GRIDS
+        + "profiles:\n  small:\n    grid:\n      - methods: [at]\n        training: {epochs: 0}\n        seeds: [0]\n"
+    )
     assert refusal(tmp_path, text, "small").startswith(
         "s.yaml:23: profiles.small.grid[0].training.epochs: must be at least 1 (got 0)"
     )
