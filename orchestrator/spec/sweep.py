@@ -284,14 +284,13 @@ class Sweep(Spec):
         ):
             yield Trial(data=data, model=model, training=training, method=method, regularizers=regularizers, seed=seed)
 
+    def _left(self, grid: Grid) -> Iterator[Trial]:
+        """The cells of a grid that are not excluded."""
+        return (cell for cell in self._cells(grid) if not any(rule.matches(cell) for rule in grid.exclude))
+
     def trials(self) -> list[Trial]:
         """Every cell of every grid that is not excluded, once; seeds vary fastest, so that a cell's run together."""
-        cells = [
-            cell
-            for grid in self.grid
-            for cell in self._cells(grid)
-            if not any(rule.matches(cell) for rule in grid.exclude)
-        ]
+        cells = [cell for grid in self.grid for cell in self._left(grid)]
         if len(self.grid) == 1:
             return cells
         by_id: dict[str, Trial] = {}
