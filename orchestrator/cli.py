@@ -120,7 +120,7 @@ def plan(
 ) -> None:
     """Show what a submit would run, resume or skip, and why. Starts and writes nothing."""
     from orchestrator.plan import estimate
-    from orchestrator.show import plan_matrix, plan_sentence, reasons
+    from orchestrator.show import plan_sentence, plan_table, reasons
 
     _, made, runs = _planned(sweep, _places(storage, tracking_uri, profile))
     expected = estimate(made, runs)
@@ -128,10 +128,10 @@ def plan(
         _print_json(_plan_json(made) | {"trial_hours": expected.trial_hours if expected else None})
         return
     console = _console()
-    console.print(plan_matrix(made))
+    console.print(plan_table(made))
     listed = [entry for entry in made.entries if every or entry.action.value != "done"]
     if listed:
-        console.print(reasons(listed, len(listed) if every else 40))
+        console.print(reasons(made, listed, len(listed) if every else 40))
     console.print(plan_sentence(made, expected), highlight=False)
 
 
@@ -318,7 +318,7 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         The exit code: 0, 1 if trials failed, 130 if it was stopped.
     """
     from orchestrator.plan import Action
-    from orchestrator.show import plan_matrix, plan_sentence
+    from orchestrator.show import plan_sentence, plan_table
     from orchestrator.tracking import tracking_uri
 
     if done.launched and done.after.counts()[Action.DONE]:
@@ -333,7 +333,7 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         if not done.after.entries:
             console.print("no failed trial to run again")
             return 0
-        console.print(plan_matrix(done.after))
+        console.print(plan_table(done.after))
         if not done.launched:
             console.print(plan_sentence(done.after, None), highlight=False)
         elif done.interrupted:
