@@ -101,14 +101,14 @@ def reasons(plan: Plan, entries: Sequence[Entry], limit: int = 40) -> Table:
 
     Args:
         plan: the whole plan, which tells what is unusual about a trial.
-        entries: those of its entries that are listed.
+        entries: what is listed: entries of the plan, and whatever comes before them.
         limit: so many of them.
     """
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("trial", "cell and seed", "would", "why"):
         table.add_column(heading, overflow="fold")
-    settings = setting_labels([entry.trial for entry in plan.entries])
-    by_id = {entry.trial_id: setting for entry, setting in zip(plan.entries, settings, strict=True)}
+    trials = {entry.trial_id: entry.trial for entry in (*plan.entries, *entries)}
+    by_id = dict(zip(trials, setting_labels(list(trials.values())), strict=True))
     for entry in entries[:limit]:
         setting = f" | {by_id[entry.trial_id]}" if by_id[entry.trial_id] else ""
         table.add_row(
