@@ -39,6 +39,7 @@ STATUS_COLUMNS = (
 )
 
 SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
+ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's profiles, whose changes apply.")]
 StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
 TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -75,19 +76,27 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 @app.command()
 def init(
-    path: Annotated[Path, typer.Argument(help="File to write.")] = Path(DEFAULT_FILE),
+    path: Annotated[
+        Path | None, typer.Argument(help=f"File to write; {DEFAULT_FILE}, or RECIPE.yaml, if not given.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A paper's sweep instead: stutz21, wu20, li22, wci24 or overfitting.")
+    ] = None,
     force: Annotated[bool, typer.Option(help="Overwrite a file that is there.")] = False,
 ) -> None:
     """Write a commented sweep file to start from."""
-    from orchestrator.spec.starter import starter_text
+    from orchestrator.spec.starter import recipe_text, starter_text
 
+    text = recipe_text(recipe) if recipe else starter_text()
+    path = path or Path(f"{recipe}.yaml" if recipe else DEFAULT_FILE)
     if path.exists() and not force:
         raise UserError(f"{path} exists already; --force overwrites it")
     try:
-        path.write_text(starter_text())
+        path.write_text(text)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
-    typer.echo(f"wrote {path}; next: flatsweep plan {path}")
+    small = " (--profile small for a form that takes minutes)" if recipe else ""
+    typer.echo(f"wrote {path}; next: flatsweep plan {path}{small}")
 
 
 @app.command()
@@ -101,6 +110,7 @@ def schema() -> None:
 @app.command()
 def plan(
     sweep: SweepArgument = DEFAULT_FILE,
+    profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     every: Annotated[
@@ -110,18 +120,18 @@ def plan(
 ) -> None:
     """Show what a submit would run, resume or skip, and why. Starts and writes nothing."""
     from orchestrator.plan import estimate
-    from orchestrator.show import plan_matrix, plan_sentence, reasons
+    from orchestrator.show import plan_sentence, plan_table, reasons
 
-    _, made, runs = _planned(sweep, _places(storage, tracking_uri))
+    _, made, runs = _planned(sweep, _places(storage, tracking_uri, profile))
     expected = estimate(made, runs)
     if as_json:
         _print_json(_plan_json(made) | {"trial_hours": expected.trial_hours if expected else None})
         return
     console = _console()
-    console.print(plan_matrix(made))
+    console.print(plan_table(made))
     listed = [entry for entry in (*made.teachers, *made.entries) if every or entry.action.value != "done"]
     if listed:
-        console.print(reasons(listed, len(listed) if every else 40))
+        console.print(reasons(made, listed, len(listed) if every else 40))
     console.print(plan_sentence(made, expected), highlight=False)
 
 
@@ -132,6 +142,7 @@ def submit(
     then_correlate: Annotated[
         bool, typer.Option("--correlate", help="Afterwards print what `correlate` prints.")
     ] = False,
+    profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
@@ -142,7 +153,7 @@ def submit(
 
     if then_correlate and as_json:
         raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
-    file = open_sweep(sweep, _places(storage, tracking_uri))
+    file = open_sweep(sweep, _places(storage, tracking_uri, profile))
     code = _report(file, run(file, _console(err=as_json), address=address), as_json)
     if then_correlate and code != INTERRUPTED:
         _show_answer(file)
@@ -158,6 +169,7 @@ def rerun(
     error_class: Annotated[ErrorClass | None, typer.Option(help="Only trials that failed in this way.")] = None,
     from_scratch: Annotated[bool, typer.Option(help="Put checkpoints and results aside and begin again.")] = False,
     address: AddressOption = None,
+    profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
@@ -167,7 +179,7 @@ def rerun(
     from orchestrator.submit import rerun_failed
     from orchestrator.submit import submit as run
 
-    file = open_sweep(sweep, _places(storage, tracking_uri))
+    file = open_sweep(sweep, _places(storage, tracking_uri, profile))
     prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
     done = run(file, _console(err=as_json), address=address, prepare=prepare)
     raise typer.Exit(_report(file, done, as_json))
@@ -176,6 +188,7 @@ def rerun(
 @app.command()
 def status(
     sweep: SweepArgument = DEFAULT_FILE,
+    profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
@@ -185,7 +198,7 @@ def status(
     from orchestrator.driver import has_driver
     from orchestrator.show import status_table
 
-    file, table = _table(sweep, _places(storage, tracking_uri))
+    file, table = _table(sweep, _places(storage, tracking_uri, profile))
     counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
     shown = [column for column in STATUS_COLUMNS if column in table]
     table = table[table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
@@ -207,13 +220,14 @@ def export(
     table_format: Annotated[
         TableFormat | None, typer.Option("--format", help="By default the file's ending, else csv.")
     ] = None,
+    profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Write one row per trial and network measured, with all settings, states and values."""
     from orchestrator.analysis.export import write_table
 
-    _, table = _table(sweep, _places(storage, tracking_uri))
+    _, table = _table(sweep, _places(storage, tracking_uri, profile))
     ending = output.suffix.removeprefix(".") if output else ""
     chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
     write_table(table, chosen.value, output)
@@ -229,6 +243,7 @@ def correlate(
     figures: Annotated[
         Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")
     ] = None,
+    profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
@@ -236,13 +251,14 @@ def correlate(
     """Correlate flatness with the robust generalisation gap, and draw it."""
     from orchestrator.recorded import open_sweep
 
-    _show_answer(open_sweep(sweep, _places(storage, tracking_uri)), measure, target, figures, as_json)
+    _show_answer(open_sweep(sweep, _places(storage, tracking_uri, profile)), measure, target, figures, as_json)
 
 
 @app.command()
 def ui(
     sweep: SweepArgument = DEFAULT_FILE,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
+    profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
@@ -250,13 +266,13 @@ def ui(
     from orchestrator.recorded import open_sweep
     from orchestrator.ui import serve
 
-    serve(open_sweep(sweep, _places(storage, tracking_uri)).sweep, port)
+    serve(open_sweep(sweep, _places(storage, tracking_uri, profile)).sweep, port)
 
 
-def _places(storage: Path | None, tracking_uri: str | None) -> "Places":
+def _places(storage: Path | None, tracking_uri: str | None, profile: str | None) -> "Places":
     from orchestrator.recorded import Places
 
-    return Places(storage, tracking_uri)
+    return Places(storage, tracking_uri, profile)
 
 
 def _console(err: bool = False) -> "Console":
@@ -284,7 +300,7 @@ def _existing_store(file: "SweepFile") -> Any:
     if store is None or store.experiment_id is None:
         raise UserError(
             f"nothing is recorded of sweep '{file.sweep.name}' in {tracking_uri(file.sweep)}; "
-            f"`flatsweep submit {file.path}` starts it"
+            f"`flatsweep submit {file.words}` starts it"
         )
     return store
 
@@ -304,7 +320,7 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         The exit code: 0, 1 if trials failed, 130 if it was stopped.
     """
     from orchestrator.plan import Action
-    from orchestrator.show import plan_matrix, plan_sentence
+    from orchestrator.show import plan_sentence, plan_table
     from orchestrator.tracking import tracking_uri
 
     if done.launched and done.after.counts()[Action.DONE]:
@@ -319,11 +335,11 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         if not done.after.entries:
             console.print("no failed trial to run again")
             return 0
-        console.print(plan_matrix(done.after))
+        console.print(plan_table(done.after))
         if not done.launched:
             console.print(plan_sentence(done.after, None), highlight=False)
         elif done.interrupted:
-            console.print(f"stopped; `flatsweep submit {file.path}` goes on from here", highlight=False, markup=False)
+            console.print(f"stopped; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
         for entry in failed:
             console.print(
                 f"failed  {entry.trial_id}  {entry.trial.label()}: {entry.reason}", highlight=False, markup=False

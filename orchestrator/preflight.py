@@ -20,7 +20,7 @@ def check(sweep: Sweep, address: str | None = None) -> None:
     Raises:
         UserError: with every problem found, one line each.
     """
-    problems = [f"data: {obstacle}" for data in sweep.data if (obstacle := data.obstacle())]
+    problems = [f"data: {obstacle}" for data in sweep.data_sets() if (obstacle := data.obstacle())]
     places = (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep), _address_problem(address))
     problems += [problem for problem in places if problem]
     if problems:

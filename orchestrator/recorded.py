@@ -1,6 +1,6 @@
 """Which sweep a command means: a sweep file, or the name of a sweep that was submitted before."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,10 +15,12 @@ TEXT_FILE, SWEEP_FILE = "sweep.yaml", "sweep.json"
 
 @dataclass(frozen=True)
 class Places:
-    """What the command line may say instead of the sweep file."""
+    """What the command line may say instead of the sweep file, and of it."""
 
     storage: Path | None = None
     tracking_uri: str | None = None
+    profile: str | None = None
+    """One of the sweep file's profiles."""
 
 
 def remember(file: SweepFile) -> None:
@@ -32,11 +34,16 @@ def open_sweep(name: str, places: Places) -> SweepFile:
     """The sweep that `name` means: an existing file or *.yaml is read, anything else is looked up in the storage.
 
     Raises:
-        UserError: no such file or recorded sweep, or the file is wrong.
+        UserError: no such file or recorded sweep, the file is wrong, or it has no such profile.
     """
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.exists():
-        file = load_sweep_file(path)
+        file = load_sweep_file(path, places.profile)
+    elif places.profile is not None:
+        raise UserError(
+            f"--profile {places.profile}: '{name}' is no sweep file, and only a file has profiles; give the file, or "
+            f"the recorded sweep by its own name, which is '{name}-{places.profile}' unless the profile sets another"
+        )
     else:
         file = _recorded(name, places.storage or Path("runs"))
     changes: dict[str, object] = {}
@@ -44,7 +51,7 @@ def open_sweep(name: str, places: Places) -> SweepFile:
         changes["storage"] = str(places.storage.expanduser().absolute())
     if places.tracking_uri:
         changes["tracking"] = file.sweep.tracking.model_copy(update={"uri": places.tracking_uri})
-    return SweepFile(file.sweep.model_copy(update=changes), file.text, file.path)
+    return replace(file, sweep=file.sweep.model_copy(update=changes))
 
 
 def _recorded(name: str, storage: Path) -> SweepFile:

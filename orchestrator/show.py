@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.plan import Action, Entry, Estimate, Plan
+from orchestrator.settings import differences, setting_labels
 
 WORDS = {
     Action.RUN: "to run",
@@ -28,6 +29,18 @@ COLOURS = {
 }
 
 
+MAX_COLUMNS = 8
+"""Regularisers that a matrix has room for."""
+
+
+def plan_table(plan: Plan) -> Table:
+    """The plan as a matrix, or, where one would be wide or mostly empty, as a list of kinds of trials."""
+    cells = {(entry.trial.method.label(), entry.trial.regularizer_label) for entry in plan.entries}
+    methods, regularizers = {method for method, _ in cells}, {regularizer for _, regularizer in cells}
+    fits = len(regularizers) <= MAX_COLUMNS and 2 * len(cells) > len(methods) * len(regularizers)
+    return plan_matrix(plan) if fits else plan_kinds(plan)
+
+
 def plan_matrix(plan: Plan) -> Table:
     """Methods down, regularisers across; in each cell how many seeds are done, to run, ..."""
     cells: dict[tuple[str, str], Counter[Action]] = defaultdict(Counter)
@@ -41,6 +54,21 @@ def plan_matrix(plan: Plan) -> Table:
         table.add_column(escape(regularizer))
     for method in methods:
         table.add_row(escape(method), *(_cell(cells[method, regularizer]) for regularizer in regularizers))
+    return table
+
+
+def plan_kinds(plan: Plan) -> Table:
+    """One line per method, regulariser and unusual setting, by name, with how many trials there are of all values."""
+    kinds: dict[tuple[str, str, str], Counter[Action]] = defaultdict(Counter)
+    unusual = differences([entry.trial for entry in plan.entries])
+    for entry, settings in zip(plan.entries, unusual, strict=True):
+        regularizers = " + ".join(item.name for item in entry.trial.regularizers) or "none"
+        kinds[entry.trial.method.name, regularizers, ", ".join(settings)][entry.action] += 1
+    table = Table(title=f"sweep '{plan.sweep.name}': trials per kind", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("method", "regularizer", "setting", "trials"):
+        table.add_column(heading, overflow="fold")
+    for names, counts in kinds.items():
+        table.add_row(*map(escape, names), _cell(counts))
     return table
 
 
@@ -70,15 +98,24 @@ def hours(value: float) -> str:
     return f"{value:.1f} trial-hours" if value >= 1 else f"{60 * value:.1f} trial-minutes"
 
 
-def reasons(entries: Sequence[Entry], limit: int = 40) -> Table:
-    """One line per trial: what would be done and why."""
+def reasons(plan: Plan, entries: Sequence[Entry], limit: int = 40) -> Table:
+    """One line per trial: what would be done and why.
+
+    Args:
+        plan: the whole plan, which tells what is unusual about a trial.
+        entries: what is listed: entries of the plan, and whatever comes before them.
+        limit: so many of them.
+    """
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("trial", "cell and seed", "would", "why"):
         table.add_column(heading, overflow="fold")
+    trials = {entry.trial_id: entry.trial for entry in (*plan.entries, *entries)}
+    by_id = dict(zip(trials, setting_labels(list(trials.values())), strict=True))
     for entry in entries[:limit]:
+        setting = f" | {by_id[entry.trial_id]}" if by_id[entry.trial_id] else ""
         table.add_row(
             entry.trial_id,
-            escape(entry.trial.label()),
+            escape(f"{entry.trial.cell}{setting} | seed {entry.trial.seed}"),
             f"[{COLOURS[entry.action]}]{entry.action.value}[/]",
             escape(entry.reason),
         )

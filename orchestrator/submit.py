@@ -74,7 +74,7 @@ def submit(
             """The runs, made once nothing but the trials themselves can go wrong."""
             store.prepare()
             remember(file)
-            recorded["parent"] = store.open_parent(sweep, file.text, base)
+            recorded["parent"] = store.open_parent(sweep, file.text, base, file.profile)
             console.print(
                 f"recording {len(entries)} runs in {store.uri}", markup=False, highlight=False, soft_wrap=True
             )

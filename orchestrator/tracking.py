@@ -169,8 +169,8 @@ class Store:
                 if not token:
                     return runs
 
-    def open_parent(self, sweep: Sweep, text: str, base: Path) -> str:
-        """The sweep's own run, made if missing, set RUNNING, with the sweep file as artifact."""
+    def open_parent(self, sweep: Sweep, text: str, base: Path, profile: str | None = None) -> str:
+        """The sweep's own run, made if missing, set RUNNING, with the sweep file as artifact and its profile as tag."""
         run_id = self.parent_run(sweep.name)
         with self._reached():
             if run_id is None:
@@ -178,6 +178,7 @@ class Store:
                 run_id = str(self.client.create_run(self.experiment_id, run_name=sweep.name, tags=tags).info.run_id)
             else:
                 self.client.update_run(run_id, status="RUNNING")
+            self.client.set_tag(run_id, "flatsweep.profile", profile or "")
             self.client.log_text(run_id, text, "sweep.yaml")
         return run_id
 

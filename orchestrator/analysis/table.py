@@ -1,12 +1,11 @@
 """A sweep's runs as one tidy table: a row per trial and network measured, settings, states and values as columns."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from orchestrator.spec.base import flatten
+from orchestrator.settings import setting_labels
 from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.tracking import Store, TrialRun
 from workers import layout
@@ -72,28 +71,6 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
 def one_per_trial(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last networks."""
     return table[table["checkpoint"] == layout.LAST].reset_index(drop=True)
-
-
-def setting_labels(trials: Sequence[Trial]) -> list[str]:
-    """For each trial the values of whatever varies in data, model and training, `lr=0.1`; '' where nothing does."""
-    flat = [
-        flatten({"data": t.data.model_dump(), "model": t.model.model_dump(), "training": t.training.model_dump()})
-        for t in trials
-    ]
-    keys = {key for one in flat for key in one}
-    varying = sorted(key for key in keys if len({str(one.get(key)) for one in flat}) > 1)
-    names = _short_names(varying)
-    return [", ".join(f"{names[key]}={_text(one[key])}" for key in varying if key in one) for one in flat]
-
-
-def _short_names(keys: Sequence[str]) -> dict[str, str]:
-    """The last part of each dotted key, or the whole key where two would be the same."""
-    last = Counter(key.rsplit(".", 1)[-1] for key in keys)
-    return {key: short if last[short := key.rsplit(".", 1)[-1]] == 1 else key for key in keys}
-
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _rows(sweep: Sweep, trial: Trial, setting: str, run: TrialRun | None) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Grid axes: a parameter given as a list becomes one variant per value.
+"""Grid axes: a parameter given as a list becomes one variant per value; several grids become a list of them.
 
 The expansion works on plain data before validation and keeps, for every place in its result, the place in the sweep
 file that it came from, so that an error in one variant can be shown at its line. Whatever is not of the expected form
@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from orchestrator.spec.base import Spec, Vocabulary
 from orchestrator.spec.data import DATA
+from orchestrator.spec.merging import Origins, Path, chained, merged
 from orchestrator.spec.methods import METHODS
 from orchestrator.spec.models import MODELS
 from orchestrator.spec.regularizers import REGULARIZERS
@@ -20,12 +21,12 @@ from orchestrator.spec.training import Training
 
 MAX_VARIANTS = 100_000
 
-Path = tuple[str | int, ...]
-Origins = dict[Path, Path]
-"""Place in the expanded data -> place in the sweep file."""
 Variant = tuple[Any, Origins]
 """One value of an axis; its origins are relative to the value, () being the value itself."""
 Kind = Vocabulary[Any] | type[Spec] | None
+
+SECTIONS: tuple[tuple[str, Kind], ...] = (("data", DATA), ("model", MODELS), ("training", Training))
+"""What all methods share; a grid may change it for its own trials."""
 
 
 class TooManyCells(ValueError):  # noqa: N818  (reads as what it is)
@@ -33,36 +34,69 @@ class TooManyCells(ValueError):  # noqa: N818  (reads as what it is)
 
 
 def expand_sweep(raw: dict[str, Any]) -> tuple[dict[str, Any], Origins]:
-    """Expands `data`, `model`, `training` and the grid's methods and regularisers into lists of variants.
+    """Expands `data`, `model`, `training` and each grid's methods and regularisers into lists of variants.
+
+    `grid` becomes a list. Where a grid has `data`, `model` or `training` of its own, they are merged into the file's
+    before they are expanded: each variant is complete.
 
     Raises:
         TooManyCells: there are more than `MAX_VARIANTS`.
     """
     result, origins = dict(raw), Origins()
-
-    def collect(variants: list[Variant], target: Path) -> list[Any]:
-        for index, (_, own) in enumerate(variants):
-            origins.update({(*target, index, *inner): source for inner, source in own.items()})
-        return [value for value, _ in variants]
-
-    sections: tuple[tuple[str, Kind], ...] = (("data", DATA), ("model", MODELS), ("training", Training))
-    for section, kind in sections:
+    for section, kind in SECTIONS:
         if isinstance(raw.get(section), str | dict):
-            result[section] = collect(_variants(raw[section], kind, (section,)), (section,))
-    if isinstance(raw.get("grid"), dict):
-        grid = result["grid"] = dict(raw["grid"])
-        for key, expand in (("methods", _method_variants), ("regularizers", _regularizer_variants)):
-            if isinstance(grid.get(key), list):
-                at: Path = ("grid", key)
-                variants: list[Variant] = []
-                for index, entry in enumerate(grid[key]):
-                    variants += expand(entry, (*at, index))
-                    _limit(len(variants))
-                grid[key] = collect(variants, at)
-        axes = [*(result.get(section) for section, _ in sections)]
-        axes += [grid.get(key) for key in ("methods", "regularizers", "seeds")]
-        _limit(math.prod(len(axis) for axis in axes if isinstance(axis, list)))
+            result[section] = _collect(_variants(raw[section], kind, (section,)), (section,), origins)
+    one = isinstance(raw.get("grid"), dict)
+    if one or isinstance(raw.get("grid"), list):
+        grids = [raw["grid"]] if one else raw["grid"]
+        places: list[Path] = [("grid",) if one else ("grid", index) for index in range(len(grids))]
+        result["grid"] = []
+        cells = 0
+        for index, (grid, at) in enumerate(zip(grids, places, strict=True)):
+            origins["grid", index] = at
+            expanded = _expanded_grid(grid, raw, at, ("grid", index), origins)
+            result["grid"].append(expanded)
+            cells += _cells(expanded, result)
+            _limit(cells)
     return result, origins
+
+
+def _expanded_grid(grid: Any, raw: dict[str, Any], at: Path, target: Path, origins: Origins) -> Any:
+    """One grid that stands at `at` in the file and is to stand at `target`."""
+    if not isinstance(grid, dict):
+        return grid
+    result = dict(grid)
+    for section, kind in SECTIONS:
+        if isinstance(grid.get(section), str | dict):
+            # where the file has no such section there is nothing to merge with: None gives way to anything
+            value, own = merged(raw.get(section), grid[section], (section,), (*at, section))
+            here: Origins = {(): (*at, section)}  # of a variant as a whole; each of its keys has its own
+            variants = [(variant, chained(inner, own) | here) for variant, inner in _variants(value, kind, ())]
+            result[section] = _collect(variants, (*target, section), origins)
+    for key, expand in (("methods", _method_variants), ("regularizers", _regularizer_variants)):
+        if isinstance(grid.get(key), list):
+            entries: list[Variant] = []
+            for index, entry in enumerate(grid[key]):
+                entries += expand(entry, (*at, key, index))
+                _limit(len(entries))
+            result[key] = _collect(entries, (*target, key), origins)
+    return result
+
+
+def _collect(variants: list[Variant], target: Path, origins: Origins) -> list[Any]:
+    """The variants' values, to stand as a list at `target`; notes where they come from."""
+    for index, (_, own) in enumerate(variants):
+        origins.update({(*target, index, *inner): place for inner, place in own.items()})
+    return [value for value, _ in variants]
+
+
+def _cells(grid: Any, sweep: dict[str, Any]) -> int:
+    """How many cells an expanded grid spans, as far as its axes are lists."""
+    if not isinstance(grid, dict):
+        return 0
+    axes = [grid.get(section) or sweep.get(section) for section, _ in SECTIONS]
+    axes += [grid.get(key) for key in ("methods", "regularizers", "seeds")]
+    return math.prod(len(axis) for axis in axes if isinstance(axis, list))
 
 
 def _limit(count: int) -> None:

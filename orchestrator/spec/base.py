@@ -76,8 +76,13 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-def canonical(value: Any) -> Any:
-    """Plain JSON data of everything in `value` that identifies it (see the module's first lines)."""
+def canonical(value: Any, complete: bool = False) -> Any:
+    """Plain JSON data of everything in `value` that identifies it (see the module's first lines).
+
+    Args:
+        value: a spec or plain data.
+        complete: with the fields that were added after the first release, whatever their values.
+    """
     if isinstance(value, Spec):
         kept: dict[str, Any] = {}
         if isinstance(value, Component) and (package := _import_package(type(value))) != OWN_PACKAGE:
@@ -85,13 +90,15 @@ def canonical(value: Any) -> Any:
         for name, field in type(value).model_fields.items():
             rule = field.json_schema_extra.get("identity", True) if isinstance(field.json_schema_extra, dict) else True
             item = getattr(value, name)
-            if rule is True or (rule == "if_changed" and item != field.get_default(call_default_factory=True)):
-                kept[name] = canonical(item)
+            if rule == "if_changed":
+                rule = complete or item != field.get_default(call_default_factory=True)
+            if rule:
+                kept[name] = canonical(item, complete)
         return kept
     if isinstance(value, tuple | list):
-        return [canonical(item) for item in value]
+        return [canonical(item, complete) for item in value]
     if isinstance(value, dict):
-        return {str(key): canonical(item) for key, item in value.items()}
+        return {str(key): canonical(item, complete) for key, item in value.items()}
     if isinstance(value, float):
         return value + 0.0  # -0.0 and 0.0 are one value
     return value

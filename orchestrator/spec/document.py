@@ -16,7 +16,7 @@ try:
 except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeLoader as _Base  # type: ignore[assignment]
 
-from orchestrator.spec.axes import Path
+from orchestrator.spec.merging import Origins, Path, source
 
 MAX_DEPTH = 64
 MAX_NODES = 200_000
@@ -45,21 +45,33 @@ class NotYamlError(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """Plain data, the line of every key and list item in them, and what was wrong short of unreadable.
+    """Plain data, the line of every key and list item in the file, and what was wrong short of unreadable.
 
     A value that could not be read is None in the data and its place in `lost`; a key that could not is left out.
+    `lines`, `problems` and `lost` speak of places in the file; those of the data differ from them where a profile
+    changed the data, and `origins` leads from the data to the file.
     """
 
     data: Any
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     lost: set[Path] = field(default_factory=set)
+    origins: Origins = field(default_factory=dict)
+
+    def place(self, place: Path) -> Path:
+        """Where in the file a place of the data stands."""
+        return source(place, self.origins)
 
     def line(self, place: Path) -> int:
-        """The line of the place, or of the nearest one around it."""
+        """The line of a place in the file, or of the nearest one around it."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines.get(place, 1)
+
+    def problem(self, place: Path, text: str) -> Problem:
+        """What is wrong at a place of the data."""
+        found = self.place(place)
+        return Problem(self.line(found), found, text)
 
 
 class _Loader(_Base):

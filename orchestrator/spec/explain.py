@@ -8,9 +8,10 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from orchestrator.errors import suggest
-from orchestrator.spec.axes import Origins, Path, TooManyCells, expand_sweep
+from orchestrator.spec.axes import TooManyCells, expand_sweep
 from orchestrator.spec.base import Spec, Vocabulary
 from orchestrator.spec.document import Document, Problem
+from orchestrator.spec.merging import Origins, Path, source
 from orchestrator.spec.sweep import Sweep
 
 _EXPECTED = {
@@ -62,28 +63,21 @@ def show(value: Any) -> str:
 
 def _problem(error: ErrorDetails, expanded: Any, origins: Origins, document: Document) -> Problem:
     loc = (*error["loc"], *error.get("ctx", {}).get("place", ()))
-    place = _source(loc, origins)
+    place = source(loc, origins)
     owner = _owner(expanded, loc)
     message = _message(error, loc, owner)
     found, value = _look_up(document.data, place)
     if found and error["type"] in {*_BOUNDS, "problem", "value_error", "finite_number"} and not isinstance(value, dict):
         message += f" (got {show(value)})"
-    return Problem(document.line(place), place, message)
-
-
-def _source(loc: Path, origins: Origins) -> Path:
-    """Where in the file the place of an error in the expanded data comes from."""
-    for end in range(len(loc), 0, -1):
-        if loc[:end] in origins:
-            return (*origins[loc[:end]], *loc[end:])
-    return loc
+    return document.problem(place, message)
 
 
 def _message(error: ErrorDetails, loc: Path, owner: type[Spec] | None) -> str:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     fields = owner.model_fields if owner else {}
     if kind == "extra_forbidden":
-        return f"unknown key '{loc[-1]}'; {suggest(str(loc[-1]), fields)}"
+        allowed = [*fields, "profiles"] if owner is Sweep else fields
+        return f"unknown key '{loc[-1]}'; {suggest(str(loc[-1]), allowed)}"
     if kind == "missing":
         described = fields[str(loc[-1])].description if str(loc[-1]) in fields else None
         return f"required key '{loc[-1]}' is missing" + (f" ({described.rstrip('.')})" if described else "")

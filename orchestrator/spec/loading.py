@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from orchestrator.errors import UserError
-from orchestrator.spec import axes
 from orchestrator.spec.document import Document, NotYamlError, Problem, leaves, read_document
 from orchestrator.spec.explain import dotted, explain, show
+from orchestrator.spec.merging import Path as Place
+from orchestrator.spec.profiles import profile_problems, unknown_profile, with_profile, without_profiles
 from orchestrator.spec.sweep import Sweep
 
 MAX_BYTES = 1 << 20
@@ -24,10 +26,21 @@ class SweepFile:
     sweep: Sweep
     text: str
     path: Path
+    profile: str | None = None
+    """Name of the profile that was asked for."""
+
+    @property
+    def words(self) -> str:
+        """What names it on the command line."""
+        return f"{self.path} --profile {self.profile}" if self.profile else str(self.path)
 
 
-def load_sweep_file(path: Path) -> SweepFile:
+def load_sweep_file(path: Path, profile: str | None = None) -> SweepFile:
     """Reads and checks a sweep file; its relative paths count from the file's folder.
+
+    Args:
+        path: the file.
+        profile: name of one of its profiles, whose changes are to apply.
 
     Raises:
         UserError: with every problem, one a line: file, line, place, what is wrong, the value and what is allowed.
@@ -37,7 +50,11 @@ def load_sweep_file(path: Path) -> SweepFile:
         document = read_document(text)
     except NotYamlError as error:
         raise _error(path, [error.problem]) from error
-    problems = [*_shape(document), *document.problems]
+    problems = list(document.problems)
+    if isinstance(document.data, dict):
+        document, found = _profiled(document, profile)
+        problems += found
+    problems += _shape(document)
     if not isinstance(document.data, dict):
         raise _error(path, problems)
     try:
@@ -48,11 +65,19 @@ def load_sweep_file(path: Path) -> SweepFile:
     if problems:
         raise _error(path, problems)
     try:
-        return SweepFile(sweep.located(path.parent), text, path)
+        return SweepFile(sweep.located(path.parent), text, path, profile)
     except RuntimeError as error:  # a home folder that cannot be found
         homes = [place for place, value in leaves(document.data) if isinstance(value, str) and value.startswith("~")]
-        place: axes.Path = homes[0] if homes else ()
-        raise _error(path, [Problem(document.line(place), place, f"not a folder: {error}")]) from error
+        place: Place = homes[0] if homes else ()
+        raise _error(path, [document.problem(place, f"not a folder: {error}")]) from error
+
+
+def _profiled(document: Document, profile: str | None) -> tuple[Document, list[Problem]]:
+    """The document as it is meant with a profile or without, and what is wrong with its profiles."""
+    problems = profile_problems(document)
+    if profile is not None and not problems and (unknown := unknown_profile(document, profile)):
+        problems = [unknown]
+    return with_profile(document, profile) if profile and not problems else without_profiles(document), problems
 
 
 def _read(path: Path) -> str:
@@ -88,15 +113,23 @@ def _shape(document: Document) -> list[Problem]:
     if not isinstance(data, dict):
         message = f"expected a mapping with 'name' and 'grid', got {show(data)}"
         return [Problem(document.line(()), (), message)]
+    grid = data.get("grid")
+    parts: list[tuple[Any, Place]] = [(data, ()), (grid, ("grid",))]
+    parts += [(item, ("grid", index)) for index, item in enumerate(grid)] if isinstance(grid, list) else []
+    return [found for part, at in parts if isinstance(part, dict) for found in _sections(document, part, at)]
+
+
+def _sections(document: Document, data: dict[str, Any], around: Place) -> list[Problem]:
+    """What is wrong with the form of `data`, `model` and `training` in the file or in a grid, which stands `around`."""
     kinds = {"data": "one data set's name or mapping", "model": "one model's name or mapping", "training": "a mapping"}
     problems = []
     for key, kind in kinds.items():
-        value = data.get(key, {})
-        if (key,) in document.lost or isinstance(value, dict) or (isinstance(value, str) and key != "training"):
+        value, place = data.get(key, {}), document.place((*around, key))
+        if place in document.lost or isinstance(value, dict) or (isinstance(value, str) and key != "training"):
             continue
         found = "a list; only its parameters may be lists" if isinstance(value, list) else show(value)
-        problems.append(Problem(document.line((key,)), (key,), f"expected {kind}, got {found}"))
-        document.lost.add((key,))
+        problems.append(document.problem((*around, key), f"expected {kind}, got {found}"))
+        document.lost.add(place)
     return problems
 
 

@@ -22,6 +22,43 @@ This page is made from the vocabulary itself by `python -m orchestrator.spec.ref
 A component is given by its name, or as a mapping with `name` and parameters. Inside `data`, `model`, `training`,
 `grid.methods` and `grid.regularizers` a parameter given as a list is one more axis of the grid. Numbers may be written
 as fractions, `8/255`.
+
+## Profiles
+
+A sweep file may hold named sets of changes to itself, one of which `--profile NAME` applies, before the axes expand:
+
+```yaml
+name: cifar
+data: {name: cifar10, root: data}
+training: {epochs: 200, attack: {eps: 8/255, steps: 10}}
+grid: {methods: [at, trades], seeds: [0, 1, 2]}
+profiles:
+  small:
+    data: digits                              # another data set: replaces
+    training: {epochs: 10, attack: {steps: 3}}  # merges: eps is still 8/255
+    grid: {seeds: [0]}                        # merges: the methods are still two
+```
+
+Mappings merge key by key; anything else replaces: numbers, texts, lists as wholes, and a component given by another
+`name`. The sweep of a profile is called `<name>-<profile>`, here `cifar-small`, unless the profile gives a `name`, so
+that its runs never mix with the full ones. What a profile changes is checked when the profile is asked for.
+
+## Several grids
+
+`grid` may be a list of grids, whose trials are united. Each may have `data`, `model` and `training` of its own, which
+are merged into the file's by the same rules:
+
+```yaml
+grid:
+  - methods: [at, {name: trades, beta: [1, 3, 6]}]       # methods
+    seeds: [0]
+  - methods: [at]                                        # regularisers, for at alone
+    regularizers: [{name: label_noise, rate: [0.1, 0.3]}]
+    seeds: [0]
+  - methods: [at]                                        # attacks, for at alone
+    training: {attack: {steps: [1, 3, 7]}}
+    seeds: [0]
+```
 """
 
 REGISTRIES: tuple[tuple[str, Registry[Any]], ...] = (

@@ -1,12 +1,14 @@
 """The JSON schema of the sweep file as it is written, for editors and `flatsweep schema`.
 
-Pydantic knows the file with its axes expanded; here each parameter on an axis also takes a list. What a schema cannot
-say (no trial twice, eps within the norm's range) is left to loading.
+Pydantic knows the file with its axes expanded; here each parameter on an axis also takes a list, one grid stands for a
+list of one, and what changes something else (a profile, a grid's own training) has its shape with nothing required.
+What a schema cannot say (no trial twice, eps within the norm's range) is left to loading.
 """
 
 from typing import Any
 
-from orchestrator.spec.sweep import Sweep
+from orchestrator.spec.profiles import KEY as PROFILES
+from orchestrator.spec.sweep import NAME_PATTERN, SHARED, Sweep
 
 Schema = dict[str, Any]
 
@@ -21,17 +23,34 @@ def sweep_schema() -> Schema:
     schema = _tidy(Sweep.model_json_schema())
     definitions = schema.pop("$defs")
     properties = schema["properties"]
-    for section in ("data", "model", "training"):
+    for section in SHARED:
         described = {"description": properties[section]["description"]}
         properties[section] = _with_axes(properties[section]["items"], definitions) | described
     grid = definitions["Grid"]["properties"]
+    for section in SHARED:
+        described = {"description": grid[section]["description"]}
+        grid[section] = {"$ref": f"#/$defs/{_change(section)}"} | described
     grid["methods"]["items"] = _with_axes(grid["methods"]["items"], definitions)
     component = _with_axes(grid["regularizers"]["items"]["items"], definitions)
     none = {"const": "none", "title": "no regularizer"}
     together = {"type": "array", "items": component, "title": "regularizers that apply together"}
     grid["regularizers"]["items"] = {"anyOf": [none, component, together]}
     grid["regularizers"]["default"] = ["none"]
+    properties["grid"] = _one_or_several(properties["grid"])
+    for key in ("methods", "regularizers"):
+        definitions[key.capitalize()] = grid[key]
+        grid[key] = {"$ref": f"#/$defs/{key.capitalize()}", "description": grid[key]["description"]}
     used = {name: item for name, item in definitions.items() if name not in {"Training", "Attack"}}
+    used |= {_change(section): _changing(properties[section], definitions) for section in SHARED}
+    changes = dict(properties) | {section: {"$ref": f"#/$defs/{_change(section)}"} for section in SHARED}
+    profile = _changing({"type": "object", "properties": changes}, used)
+    used["Profile"] = profile | {"additionalProperties": False, "title": "changes to this file"}
+    properties[PROFILES] = {
+        "type": "object",
+        "description": "Named changes to this file, one of which `--profile NAME` applies.",
+        "propertyNames": {"pattern": f"^(?:{NAME_PATTERN.pattern})$"},
+        "additionalProperties": {"$ref": "#/$defs/Profile"},
+    }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "flatsweep sweep file",
@@ -39,6 +58,31 @@ def sweep_schema() -> Schema:
         **{key: item for key, item in schema.items() if key not in {"title", "description"}},
         "$defs": used,
     }
+
+
+def _change(section: str) -> str:
+    return f"{section.capitalize()}Change"
+
+
+def _one_or_several(grids: Schema) -> Schema:
+    """One grid, or a list of them."""
+    several = {"type": "array", "items": grids["items"], "minItems": 1, "title": "several grids: their union"}
+    return {"description": grids["description"], "anyOf": [grids["items"], several]}
+
+
+def _changing(node: Schema, definitions: dict[str, Schema]) -> Schema:
+    """The schema of what is merged into a value: nothing is required. Lists replace, so they stay as they are."""
+    if "$ref" in node:
+        name = node["$ref"].rpartition("/")[2]
+        if name.endswith("Change") or definitions[name].get("type") == "array":
+            return node
+        return _changing(definitions[name], definitions) | {key: item for key, item in node.items() if key != "$ref"}
+    if "anyOf" in node:
+        return node | {"anyOf": [_changing(item, definitions) for item in node["anyOf"]]}
+    if "properties" not in node:
+        return node
+    properties = {key: _changing(item, definitions) for key, item in node["properties"].items()}
+    return {key: item for key, item in node.items() if key != "required"} | {"properties": properties}
 
 
 def _tidy(node: Any) -> Any:

@@ -14,11 +14,14 @@ from orchestrator.spec.axes import TooManyCells, expand_sweep
 from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, problem
 from orchestrator.spec.data import DATA, Data, Digits
 from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
+from orchestrator.spec.merging import Path as Place
 from orchestrator.spec.methods import METHODS, Method, Standard, Unlabeled, layers
 from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
 from orchestrator.spec.regularizers import REGULARIZERS, Regularizer
 from orchestrator.spec.training import EvaluationAttack, Training
 
+SHARED = ("data", "model", "training")
+"""What all methods of a grid share."""
 NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -121,9 +124,27 @@ def _hint(rule: Exclude, cells: list[Trial]) -> str:
     return ""
 
 
-class Grid(Spec):
-    """Methods x regularisers x seeds. A parameter given as a list is one more axis."""
+DataSets = Annotated[tuple[Annotated[Data, DATA], ...], Field(min_length=1)]
+Models = Annotated[tuple[Annotated[Model, MODELS], ...], Field(min_length=1)]
+Trainings = Annotated[tuple[Training, ...], Field(min_length=1)]
 
+
+class Grid(Spec):
+    """Methods x regularisers x seeds. A parameter given as a list is one more axis.
+
+    A study that varies one thing at a time is no cross product but a union of grids: `grid` may be a list. Each of its
+    grids may change `data`, `model` and `training` for its own trials; what it does not name is the file's. A trial
+    that several grids hold is one trial, so that each grid can be written, and read, alone.
+    """
+
+    # Why not `training` in a method's entry: the regularisers would still be crossed with every method, to be taken
+    # back by long excludes. Why not one file for each study: what two of them share would be trained twice.
+    data: DataSets | None = None
+    """Merged into the file's `data`, for this grid's trials only; the file's if left out."""
+    model: Models | None = None
+    """Merged into the file's `model`, likewise."""
+    training: Trainings | None = None
+    """Merged into the file's `training`, likewise: `{epochs: 30}` changes the epochs alone."""
     methods: Annotated[tuple[Annotated[Method, METHODS], ...], Field(min_length=1)]
     """Training methods, by name or with parameters."""
     regularizers: Annotated[tuple[Regularizers, ...], Field(min_length=1)] = ((),)
@@ -197,16 +218,14 @@ class Sweep(Spec):
 
     name: str
     """Name of the sweep and of its folder: letters, digits, '.', '_', '-'."""
-    data: Annotated[tuple[Annotated[Data, DATA], ...], Field(min_length=1)] = Field((Digits(),), validate_default=True)
+    data: DataSets = Field((Digits(),), validate_default=True)
     """The data set."""
-    model: Annotated[tuple[Annotated[Model, MODELS], ...], Field(min_length=1)] = Field(
-        (SmallPreActResNet(),), validate_default=True
-    )
+    model: Models = Field((SmallPreActResNet(),), validate_default=True)
     """The network."""
-    training: Annotated[tuple[Training, ...], Field(min_length=1)] = (Training(),)
+    training: Trainings = (Training(),)
     """Epochs, batch size, optimizer, schedule, attack."""
-    grid: Grid
-    """What is varied."""
+    grid: Annotated[tuple[Grid, ...], Field(min_length=1)]
+    """What is varied: one grid, or a list of grids of which all trials are run."""
     evaluation: Evaluation = Field(default_factory=Evaluation)
     """What is measured."""
     resources: Resources = Resources()
@@ -241,18 +260,14 @@ class Sweep(Spec):
         return storage
 
     @model_validator(mode="after")
-    def _no_trial_twice(self) -> Self:
-        axes: tuple[tuple[tuple[str, ...], tuple[Any, ...]], ...] = (
-            (("data",), self.data),
-            (("model",), self.model),
-            (("training",), self.training),
-            (("grid", "methods"), self.grid.methods),
-            (("grid", "regularizers"), self.grid.regularizers),
-            (("grid", "seeds"), self.grid.seeds),
-        )
+    def _no_trial_twice_in_a_grid(self) -> Self:
+        axes: list[tuple[Place, tuple[Any, ...] | None]] = [((key,), getattr(self, key)) for key in SHARED]
+        for index, grid in enumerate(self.grid):
+            at = ("grid", index)
+            axes += [((*at, key), getattr(grid, key)) for key in (*SHARED, "methods", "regularizers", "seeds")]
         for place, values in axes:
             seen = set()
-            for index, value in enumerate(values):
+            for index, value in enumerate(values or ()):
                 if (key := digest(value)) in seen:
                     raise problem("this is in the grid already: the same trials would be there twice", *place, index)
                 seen.add(key)
@@ -260,49 +275,46 @@ class Sweep(Spec):
 
     @model_validator(mode="after")
     def _excludes_apply(self) -> Self:
-        if not self.grid.exclude:
-            return self
-        left = cells = list(self._cells())
-        for index, rule in enumerate(self.grid.exclude):
-            if not any(rule.matches(cell) for cell in cells):
-                raise problem(f"no cell of the grid matches this exclude{_hint(rule, cells)}", "grid", "exclude", index)
-            left = [cell for cell in left if not rule.matches(cell)]
-        if not left:
-            raise problem("the grid is empty: every cell is excluded", "grid", "exclude")
+        for number, grid in enumerate(self.grid):
+            at = ("grid", number, "exclude")
+            left = cells = list(self._cells(grid)) if grid.exclude else []
+            for index, rule in enumerate(grid.exclude):
+                if not any(rule.matches(cell) for cell in cells):
+                    raise problem(f"no cell of the grid matches this exclude{_hint(rule, cells)}", *at, index)
+                left = [cell for cell in left if not rule.matches(cell)]
+            if cells and not left:
+                raise problem("the grid is empty: every cell is excluded", *at)
         return self
 
     @model_validator(mode="after")
     def _cells_can_be_trained(self) -> Self:
-        known = set()
-        for cell in self.trials():
-            key = (id(cell.data), id(cell.model), id(cell.training), id(cell.method), id(cell.regularizers))
-            if key in known:
-                continue
-            known.add(key)
-            for (section, *rest), reason in impossible.reasons(cell):
-                raise problem(reason, *self._place_of(section, cell), *rest)
+        for number, grid in enumerate(self.grid):
+            known = set()
+            for cell in self._left(grid):
+                key = (id(cell.data), id(cell.model), id(cell.training), id(cell.method), id(cell.regularizers))
+                if key not in known:
+                    known.add(key)
+                    for (section, *rest), reason in impossible.reasons(cell):
+                        raise problem(reason, *self._place_of(str(section), number, cell), *rest)
         return self
 
-    def _place_of(self, section: str | int, cell: Trial) -> tuple[str | int, ...]:
-        """Where in the sweep the part `section` of a cell comes from."""
-        axes: dict[str | int, tuple[tuple[str, ...], tuple[Any, ...], Any]] = {
-            "data": (("data",), self.data, cell.data),
-            "model": (("model",), self.model, cell.model),
-            "training": (("training",), self.training, cell.training),
-            "method": (("grid", "methods"), self.grid.methods, cell.method),
-            "regularizers": (("grid", "regularizers"), self.grid.regularizers, cell.regularizers),
-        }
-        place, values, value = axes[section]
-        return (*place, values.index(value))
+    def _place_of(self, section: str, number: int, cell: Trial) -> Place:
+        """Where in the sweep the part `section` of a cell of grid `number` comes from."""
+        grid, value = self.grid[number], getattr(cell, section)
+        if section in {"data", "model", "training"} and not getattr(grid, section):
+            return (section, getattr(self, section).index(value))
+        name = "methods" if section == "method" else section
+        return ("grid", number, name, getattr(grid, name).index(value))
 
     @model_validator(mode="after")
     def _attacks_fit(self) -> Self:
         """Refuses now what a measure's attack would only show after training."""
+        trainings = [training for grid in self.grid for training in grid.training or self.training]
         for index, measure in enumerate(self.evaluation.measures):
             attack = getattr(measure, "attack", None)
             if not isinstance(attack, EvaluationAttack):
                 continue
-            for training in self.training:
+            for training in trainings:
                 try:
                     attack.resolve(training.attack)
                 except ValidationError as error:
@@ -311,14 +323,26 @@ class Sweep(Spec):
                         raise problem(found["msg"], "evaluation", "measures", index, "attack", *place) from error
         return self
 
-    def _cells(self) -> Iterator[Trial]:
-        axes = (self.data, self.model, self.training, self.grid.methods, self.grid.regularizers, self.grid.seeds)
-        for data, model, training, method, regularizers, seed in itertools.product(*axes):
+    def _cells(self, grid: Grid) -> Iterator[Trial]:
+        shared = (grid.data or self.data, grid.model or self.model, grid.training or self.training)
+        for data, model, training, method, regularizers, seed in itertools.product(
+            *shared, grid.methods, grid.regularizers, grid.seeds
+        ):
             yield Trial(data=data, model=model, training=training, method=method, regularizers=regularizers, seed=seed)
 
+    def _left(self, grid: Grid) -> Iterator[Trial]:
+        """The cells of a grid that are not excluded."""
+        return (cell for cell in self._cells(grid) if not any(rule.matches(cell) for rule in grid.exclude))
+
     def trials(self) -> list[Trial]:
-        """Every cell of the grid that is not excluded; seeds vary fastest, so that a cell's seeds run together."""
-        return [cell for cell in self._cells() if not any(rule.matches(cell) for rule in self.grid.exclude)]
+        """Every cell of every grid that is not excluded, once; seeds vary fastest, so that a cell's run together."""
+        cells = [cell for grid in self.grid for cell in self._left(grid)]
+        if len(self.grid) == 1:
+            return cells
+        by_id: dict[str, Trial] = {}
+        for cell in cells:
+            by_id.setdefault(cell.trial_id, cell)
+        return list(by_id.values())
 
     def teachers(self) -> list[Trial]:
         """The trials that are no cell of the grid, but whose networks make pseudo-labels for cells of it."""
@@ -330,7 +354,16 @@ class Sweep(Spec):
     def located(self, base: Path) -> Self:
         """With every path made absolute, taken relative to the folder `base` of the sweep file."""
         storage = str((base / Path(self.storage).expanduser()).absolute())
-        return self.model_copy(update={"storage": storage, "data": tuple(data.located(base) for data in self.data)})
+        grids = [
+            grid.model_copy(update={"data": tuple(data.located(base) for data in grid.data)}) if grid.data else grid
+            for grid in self.grid
+        ]
+        own = tuple(data.located(base) for data in self.data)
+        return self.model_copy(update={"storage": storage, "data": own, "grid": tuple(grids)})
+
+    def data_sets(self) -> list[Data]:
+        """Every data set that a trial uses, once."""
+        return list(dict.fromkeys(data for grid in self.grid for data in grid.data or self.data))
 
     @property
     def experiment(self) -> str:

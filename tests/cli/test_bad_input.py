@@ -16,6 +16,7 @@ from orchestrator.spec.loading import load_sweep_file
 from orchestrator.tracking import Store
 
 GOOD = "name: x\ngrid:\n  methods: [at]\n  seeds: [0]\n"  # lines 1 to 4
+PROFILED = GOOD + "profiles:\n  small:\n    training:\n      epochs: 0\n  other: {}\n"  # lines 5 to 9
 NPZ = GOOD + "data: {name: npz, path: d.npz}\n"
 
 
@@ -80,6 +81,20 @@ CASES = {
     "a folder": Case("submit sub.yaml", "sub.yaml: this is a folder", before=folder("sub.yaml")),
     "no sweep of that name": Case("status digits", "no sweep called 'digits' in runs: nothing was submitted there"),
     "path as sweep name": Case("submit ../digits", "no sweep called '../digits'"),
+    # profiles
+    "unknown profile": Case("submit s.yaml --profile smal", "did you mean 'small'?", PROFILED, line=5),
+    "no profiles": Case("status s.yaml --profile small", "'small': the file has no profiles", line=1),
+    "value of a profile": Case(
+        "plan s.yaml --profile small", "profiles.small.training.epochs: must be at least 1", PROFILED, line=8
+    ),
+    "profile of a recorded sweep": Case("status x --profile small", "'x' is no sweep file, and only a file has prof"),
+    "form of a profile": Case(
+        "plan s.yaml", "expected a mapping of what it changes", GOOD + "profiles: {a: 1}\n", line=5
+    ),
+    "profile before submit": Case(
+        "status s.yaml --profile other", "`flatsweep submit s.yaml --profile other` starts it", PROFILED
+    ),
+    "profile without a name": Case("plan s.yaml --profile", "requires an argument", PROFILED),
     # data
     "no mnist folder": Case("submit s.yaml", "data: root: there is no folder", GOOD + "data: mnist\n"),
     "no npz": Case("submit s.yaml", "d.npz", NPZ),
@@ -118,6 +133,8 @@ CASES = {
     "ui before submit": Case("ui s.yaml", "nothing is recorded of sweep 'x'"),
     # options
     "init over a file": Case("init s.yaml", "s.yaml exists already; --force overwrites it"),
+    "unknown recipe": Case("init --recipe stuz21", "there is no recipe 'stuz21'; did you mean 'stutz21'?"),
+    "init over a recipe": Case("init s.yaml --recipe stutz21", "s.yaml exists already; --force overwrites it"),
     "init nowhere": Case("init none/s.yaml", "cannot write none/s.yaml: No such file"),
     "unknown format": Case("export s.yaml --format xlsx", "'xlsx' is not one of 'csv', 'parquet', 'json'"),
     "unknown class": Case("rerun s.yaml --error-class oom", "'oom' is not one of 'diverged'"),
@@ -265,3 +282,12 @@ def test_refused_with_something_on_record(
     words, phrase = ON_RECORD[name]
     monkeypatch.chdir(recorded)
     assert phrase in refused(monkeypatch, capsys, *words.split())
+
+
+@pytest.mark.parametrize("command", ["plan", "submit", "rerun", "status", "export", "correlate", "ui"])
+def test_every_command_knows_profiles(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "s.yaml").write_text(PROFILED)
+    message = refused(monkeypatch, capsys, command, "s.yaml", "--profile", "small")
+    assert message.startswith("error: s.yaml:8: profiles.small.training.epochs: must be at least 1 (got 0)")

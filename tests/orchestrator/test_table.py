@@ -2,9 +2,7 @@
 
 from dataclasses import replace
 
-import pytest
-
-from orchestrator.analysis.table import SETTINGS, STATES, finished, setting_labels, trial_table
+from orchestrator.analysis.table import SETTINGS, STATES, finished, trial_table
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import TrialRun
 
@@ -82,44 +80,3 @@ def test_a_run_that_is_no_longer_asked_for_is_no_row() -> None:
 def test_without_any_run() -> None:
     table = trial_table(SWEEP, [])
     assert set(table["state"]) == {"missing"} and finished(table).empty
-
-
-def attack(**changes: object) -> dict[str, object]:
-    return {"training": {"attack": {"eps": 0.1, "step_size": 0.05, "steps": 2} | changes}}
-
-
-@pytest.mark.parametrize(
-    ("changes", "labels"),
-    [
-        ({}, {""}),
-        ({"training": {"optimizer": {"name": "sgd", "lr": [0.1, 0.05]}}}, {"lr=0.1", "lr=0.05"}),
-        ({"training": {"epochs": [1, 2]}, "model": {"name": "small_preact_resnet", "width": [4]}},
-         {"epochs=1", "epochs=2"}),
-        ({"model": {"name": "small_preact_resnet", "width": [4, 8]}, **attack(steps=[1, 2])},
-         {f"width={width}, steps={steps}" for width in (4, 8) for steps in (1, 2)}),
-    ],
-    ids=["nothing varies", "lr", "an axis of one", "two axes"],
-)  # fmt: skip
-def test_setting_labels(changes: dict[str, object], labels: set[str]) -> None:
-    trials = a_sweep(**changes).trials()
-    found = setting_labels(trials)
-    assert len(found) == len(trials)
-    assert set(found) == labels
-
-
-def test_one_name_at_two_places_is_written_out() -> None:
-    # batch_size and epochs are unique; `name` of schedule and of optimizer differ only in their place
-    sweep = a_sweep(training={"schedule": {"name": "multistep", "milestones": [3]}})
-    one = sweep.trials()[0]
-    training = one.training
-    two = one.model_copy(
-        update={
-            "training": training.model_copy(
-                update={
-                    "optimizer": training.optimizer.model_copy(update={"name": "other"}),
-                    "schedule": training.schedule.model_copy(update={"name": "else"}),
-                }
-            )
-        }
-    )
-    assert setting_labels([one, two])[1] == "training.optimizer.name=other, training.schedule.name=else"

@@ -136,8 +136,8 @@ def test_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_origins_lead_back_to_the_file() -> None:
     raw = {"grid": {"methods": ["at", {"name": "trades", "beta": [1, 3]}], "regularizers": [NOISE]}}
     _, origins = expand_sweep(raw)
-    assert origins["grid", "methods", 2, "beta"] == ("grid", "methods", 1, "beta", 1)
-    assert origins["grid", "regularizers", 0, 0, "rate"] == ("grid", "regularizers", 0, "rate")
+    assert origins["grid", 0, "methods", 2, "beta"] == ("grid", "methods", 1, "beta", 1)
+    assert origins["grid", 0, "regularizers", 0, 0, "rate"] == ("grid", "regularizers", 0, "rate")
 
 
 def test_an_expanded_sweep_validates_to_itself() -> None:

@@ -221,7 +221,7 @@ def test_merge_keys(tmp_path: Path) -> None:
     path.write_text(
         "name: x\ngrid:\n  methods:\n    - &t {name: trades, beta: 1}\n    - {<<: *t, beta: 2}\n  seeds: [0]\n"
     )
-    assert [method.label() for method in load_sweep_file(path).sweep.grid.methods] == [
+    assert [method.label() for method in load_sweep_file(path).sweep.grid[0].methods] == [
         "trades(beta=1)",
         "trades(beta=2)",
     ]

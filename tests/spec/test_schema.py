@@ -64,6 +64,13 @@ GOOD = [
     document(grid__regularizers=["none", {"name": "label_noise", "rate": [0.1, 0.2]}]),
     document(grid__regularizers=[[{"name": "label_noise", "rate": [0.1]}, {"name": "weight_decay", "value": "1e-3"}]]),
     document(evaluation__measures=["robustness", {"name": "average_flatness", "xi": [0.1, 0.5]}]),
+    document(grid=[MINIMAL["grid"], MINIMAL["grid"] | {"training": {"epochs": [1, 2]}, "model": "resnet18"}]),
+    document(data="mnist", grid__data={"train_size": 10}, grid__training__attack={"steps": [1, 2]}),
+    document(profiles={}),
+    document(profiles={"small": {}}),
+    document(profiles={"small": {"training": {"epochs": 1}, "data": {"train_size": 10}, "grid": {"seeds": [1]}}}),
+    document(profiles={"a": {"name": "b", "grid": [MINIMAL["grid"]]}, "c": {"evaluation": {"seed": 1}}}),
+    document(profiles={"a": {"training": {"optimizer": {"lr": "1e-2"}, "schedule": {"milestones": [[1], [2]]}}}}),
 ]
 BAD = [
     [],
@@ -98,7 +105,29 @@ BAD = [
     document(evaluation__measures=[]),
     document(evaluation__measures=[{"name": "average_flatness", "draws": [1, 2]}]),
     document(resources__gpu=-1),
+    document(grid=[]),
+    document(grid=["at"]),
+    document(grid=[{"methods": ["at"]}]),
+    document(grid__training__epochs=0),
+    document(grid__training=[{}]),
+    document(grid__data={"name": "nothing"}),
+    document(profiles=["small"]),
+    document(profiles={"small": []}),
+    document(profiles={"small": {"trainig": {}}}),
+    document(profiles={"a/b": {}}),
+    document(profiles={"small": {"profiles": {}}}),
 ]
+ONLY_WHEN_USED = [
+    {"training": {"epochs": 0}},
+    {"training": {"attack": {"stepz": 1}}},
+    {"model": {"widht": 3}},
+    {"grid": {"seeds": [-1]}},
+    {"grid": [{"seeds": [1]}]},
+    {"grid": {"regularizers": [{"name": "label_noise"}]}},
+    {"evaluation": {"measures": []}},
+    {"resources": {"cpu": 0}},
+]
+"""Changes that a profile cannot make, which loading leaves alone while nobody asks for the profile."""
 
 
 @pytest.mark.parametrize("good", GOOD, ids=str)
@@ -114,3 +143,13 @@ def test_bad(bad: Any, validator: jsonschema.Draft202012Validator, tmp_path: Pat
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(bad))
     with pytest.raises(Exception, match=r"s\.yaml"):
         load_sweep_file(tmp_path / "s.yaml")
+
+
+@pytest.mark.parametrize("bad", ONLY_WHEN_USED, ids=str)
+def test_bad_in_a_profile(bad: Any, validator: jsonschema.Draft202012Validator, tmp_path: Path) -> None:
+    written = document(profiles={"small": bad})
+    assert not validator.is_valid(written)
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(written))
+    assert load_sweep_file(tmp_path / "s.yaml").sweep.trials()
+    with pytest.raises(Exception, match=r"s\.yaml"):
+        load_sweep_file(tmp_path / "s.yaml", "small")

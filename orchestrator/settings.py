@@ -1,0 +1,47 @@
+"""What sets trials apart beside method, regulariser and seed: whatever varies in data, model and training."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from orchestrator.spec.base import canonical, flatten
+from orchestrator.spec.sweep import SHARED, Trial
+
+
+def differences(trials: Sequence[Trial]) -> list[dict[str, str]]:
+    """For each trial its settings that not all trials have, by short name.
+
+    A value that more than half of the trials have is the usual one, which is not named: in a study that varies one
+    thing at a time, a trial is known by what is unusual about it. Trials with different settings differ here all the
+    same.
+    """
+    flat = [flatten({key: canonical(getattr(trial, key), complete=True) for key in SHARED}) for trial in trials]
+    keys = {key for one in flat for key in one}
+    counts = {key: Counter(_text(one[key]) if key in one else None for one in flat) for key in keys}
+    varying = sorted(key for key in keys if len(counts[key]) > 1)
+    usual = {key: text for key in varying for text, count in counts[key].items() if 2 * count > len(flat)}
+    names = _short_names(varying)
+    return [
+        {
+            names[key]: _text(one[key])
+            for key in varying
+            if key in one and (key not in usual or usual[key] != _text(one[key]))
+        }
+        for one in flat
+    ]
+
+
+def setting_labels(trials: Sequence[Trial]) -> list[str]:
+    """For each trial its settings that not all trials have, `lr=0.1`; '' where none is unusual."""
+    return [", ".join(f"{name}={text}" for name, text in found.items()) for found in differences(trials)]
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each dotted key, or the whole key where two would be the same. A component's name is its part's:
+    `training.schedule.name` is `schedule`."""
+    parts = {key: key.removesuffix(".name") for key in keys}
+    last = Counter(part.rsplit(".", 1)[-1] for part in parts.values())
+    return {key: short if last[short := part.rsplit(".", 1)[-1]] == 1 else part for key, part in parts.items()}
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
