@@ -38,9 +38,9 @@ Width = Annotated[Integer, Field(ge=1, le=4096)]
 Norm = Annotated[
     Literal["bn", "gn", "none"],
     Field(
-        description="`bn`: batch normalisation; `gn`: group normalisation (Wu & He 2018, arXiv 1803.08494) in the "
-        "largest number of groups up to 32 that divides the channels and leaves 4 in each; `none`: convolutions with "
-        "biases, He's initial weights, in residual networks scaled as by Zhang et al. 2019 (arXiv 1901.09321)."
+        description="`bn`: batch normalisation; `gn`: group normalisation (Wu & He 2018, arXiv 1803.08494) in as many "
+        "equal groups as there can be, at most 32 and of at least 16 channels; `none`: convolutions with biases, He's "
+        "initial weights, in residual networks scaled as by Zhang et al. 2019 (arXiv 1901.09321)."
     ),
 ]
 
