@@ -89,7 +89,7 @@ Architecture = Literal[
 ARCHITECTURES: tuple[str, ...] = get_args(Architecture)
 
 LEFT_OUT: dict[str, str] = {
-    "maxvit_t": "its 7x7 windows fit images of 224 pixels a side and multiples of it only",
+    "maxvit_t": "its 7x7 windows fit images of 224 x 224 pixels and few other sizes",
     "squeezenet1_0": "it ends in a convolution and a ReLU: it has no last linear layer, and no logit below 0",
     "squeezenet1_1": "it ends in a convolution and a ReLU: it has no last linear layer, and no logit below 0",
 }

@@ -167,7 +167,7 @@ class Vgg16(Model):
 class VitSmall(Model):
     """Vision transformer (Dosovitskiy et al. 2021, arXiv 2010.11929), DeiT-S's size, for 32x32 images; patch 2 for 8x8.
 
-    Normalisation before attention and MLP, learned positions, GELU. The mean over the patches is classified instead of a
+    Normalisation before attention and MLP, learned positions, GELU. The mean over the patches is classified, not a
     class token (Beyer et al. 2022, arXiv 2205.01580), so that no parameter but the positions lies outside a layer.
     """
 
@@ -206,7 +206,7 @@ class VitSmall(Model):
 
 @MODELS.register
 class Torchvision(Model):
-    """Any of torchvision's classification networks, with new weights; classes and image channels are those of the data.
+    """One of torchvision's classification networks, with new weights; classes and channels are those of the data.
 
     Made for images of 224 pixels: at 32 most of them shrink the image to a single pixel. Auxiliary heads are off.
     """
