@@ -36,11 +36,12 @@ def backward_loop(model: nn.Module, x: Tensor, y: Tensor, attack: Attack) -> Ten
     return adversarial.detach()
 
 
-def network(name: str, parameters: dict[str, int], channels: int) -> Classifier:
+def network(name: str, parameters: dict[str, int], channels: int, size: int) -> Classifier:
     """A network of the vocabulary with 10 classes."""
     spec = MODELS.parse({"name": name, **parameters})
     torch.manual_seed(0)
-    return Classifier(spec.load()(spec, channels, 10), torch.full((channels,), 0.5), torch.full((channels,), 0.25))
+    inner = spec.load()(spec, (channels, size, size), 10)
+    return Classifier(inner, torch.full((channels,), 0.5), torch.full((channels,), 0.25))
 
 
 def main() -> None:
@@ -51,8 +52,8 @@ def main() -> None:
     print(machine())
     cases = (("small_preact_resnet", {"width": 16}, 1, 8, 100), ("preact_resnet18", {"width": 64}, 3, 32, 16))
     for name, parameters, channels, size, batch in cases:
-        plain = network(name, parameters, channels)
-        ours = network(name, parameters, channels).to(memory_format=torch.channels_last)
+        plain = network(name, parameters, channels, size)
+        ours = network(name, parameters, channels, size).to(memory_format=torch.channels_last)
         x, y = torch.rand(batch, channels, size, size), torch.randint(10, (batch,))
         x_last = x.contiguous(memory_format=torch.channels_last)
         random = torch.Generator().manual_seed(0)

@@ -15,18 +15,34 @@ NORMALISATION = (
 )
 
 
-def perturbed_tensors(model: nn.Module) -> list[nn.Parameter]:
-    """Every trainable weight and bias that is not a normalisation parameter (SCIENCE.md section 6), each once.
+LINEAR = (nn.modules.conv._ConvNd, nn.Linear)
+PROJECTIONS = {"in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "in_proj_bias"}
+"""Parameters of torch's MultiheadAttention that are the weights and biases of linear layers; `out_proj` is a module."""
 
-    Heads beside the classifier, of which the logits do not depend, are left out.
+
+def perturbed_tensors(model: nn.Module) -> list[nn.Parameter]:
+    """Every weight and bias of a convolution or linear layer (SCIENCE.md section 6), each once, in the model's order.
+
+    Left out: normalisation; what is no layer's weight (a ViT's positions and class token, tables of relative positions,
+    learned scales); heads beside the classifier, of which the logits do not depend.
     """
-    own = {id(p) for m in model.modules() if isinstance(m, NORMALISATION) for p in m.parameters(recurse=False)}
-    own |= {id(p) for head in getattr(model, "heads", nn.ModuleDict()).values() for p in head.parameters()}
-    return [parameter for parameter in model.parameters() if id(parameter) not in own]
+    own = {id(p) for m in model.modules() if isinstance(m, LINEAR) for p in m.parameters(recurse=False)}
+    own |= {
+        id(p)
+        for m in model.modules()
+        if isinstance(m, nn.MultiheadAttention)
+        for name, p in m.named_parameters(recurse=False)
+        if name in PROJECTIONS
+    }
+    own -= {id(p) for head in getattr(model, "heads", nn.ModuleDict()).values() for p in head.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) in own]
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
-    """Every parameter with more than one dimension: convolution kernels and matrices, no biases, no normalisation."""
+    """Every parameter with more than one dimension: kernels, matrices, tables of positions; no biases or normalisation.
+
+    A ConvNeXt's scales count too, stored as C x 1 x 1.
+    """
     return [parameter for parameter in model.parameters() if parameter.dim() > 1]
 
 

@@ -1,7 +1,7 @@
 """The data sets: which images, how they are split, how they are augmented. Reading them is left to workers/data."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -67,6 +67,9 @@ class Data(Component):
     unlabeled: UnlabeledImages | None = added_field(None)
     """Images without labels, for the method `unlabeled`."""
 
+    side: ClassVar[int | None] = None
+    """Height and width of the images in pixels, where every file of this data set has the same."""
+
     def located(self, base: Path) -> Self:
         """The same data set with its paths made absolute, taken relative to the sweep file's folder `base`."""
         if self.unlabeled is None or self.unlabeled.path is None:
@@ -93,6 +96,8 @@ class Digits(Data):
     """scikit-learn's handwritten digits: 1,797 real 8x8 images in 10 classes; nothing is downloaded."""
 
     implementation = "workers.data.digits:load"
+
+    side = 8
 
     name: Literal["digits"] = "digits"
     validation_size: Annotated[Integer, Field(ge=0)] = 197
@@ -126,6 +131,8 @@ class Mnist(Torchvision):
 
     implementation = "workers.data.vision:load"
 
+    side = 28
+
     name: Literal["mnist"] = "mnist"
 
 
@@ -135,6 +142,8 @@ class FashionMnist(Torchvision):
 
     implementation = "workers.data.vision:load"
 
+    side = 28
+
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 
@@ -143,6 +152,8 @@ class Cifar10(Torchvision):
     """CIFAR-10: 50,000 + 10,000 images, 32x32x3, 10 classes."""
 
     implementation = "workers.data.vision:load"
+
+    side = 32
 
     name: Literal["cifar10"] = "cifar10"
     augmentation: Augmentation = "crop_flip"
@@ -155,6 +166,8 @@ class Cifar100(Torchvision):
 
     implementation = "workers.data.vision:load"
 
+    side = 32
+
     name: Literal["cifar100"] = "cifar100"
     augmentation: Augmentation = "crop_flip"
     """`crop`: random crop after zero padding; `crop_flip`: and a horizontal flip with probability 1/2."""
@@ -165,6 +178,8 @@ class Svhn(Torchvision):
     """SVHN: 73,257 + 26,032 images, 32x32x3, 10 classes. No flip by default: mirrored digits are not digits."""
 
     implementation = "workers.data.vision:load"
+
+    side = 32
 
     name: Literal["svhn"] = "svhn"
     augmentation: Augmentation = "crop"

@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from orchestrator.spec.methods import AdversarialWeightPerturbation, layers
+from orchestrator.spec.regularizers import Activation, Cutout
+
 if TYPE_CHECKING:
     from orchestrator.spec.sweep import Trial
 
@@ -14,8 +17,39 @@ Place = tuple[str | int, ...]
 
 def reasons(trial: "Trial") -> Iterator[tuple[Place, str]]:
     """Everything that keeps a trial from being trained."""
+    yield from _network(trial)
+    yield from _method(trial)
+    yield from _regularizers(trial)
     yield from _early_stopping(trial)
     yield from _unlabeled(trial)
+
+
+def _network(trial: "Trial") -> Iterator[tuple[Place, str]]:
+    side = trial.data.side
+    if side is not None and (misfit := trial.model.misfit(side, side)):
+        yield ("model",), f"{misfit} as in {trial.data.name}"
+
+
+def _method(trial: "Trial") -> Iterator[tuple[Place, str]]:
+    for method in layers(trial.method):
+        if isinstance(method, AdversarialWeightPerturbation) and method.warmup >= trial.training.epochs:
+            yield (
+                ("method",),
+                f"awp with a warm-up of {method.warmup} epochs never perturbs in a training of {trial.training.epochs}",
+            )
+
+
+def _regularizers(trial: "Trial") -> Iterator[tuple[Place, str]]:
+    side = trial.data.side
+    for index, regularizer in enumerate(trial.regularizers):
+        if isinstance(regularizer, Activation) and not trial.model.has_relu:
+            yield ("regularizers", index), f"activation replaces ReLUs, and {trial.model.name} has none"
+        if isinstance(regularizer, Cutout) and side is not None and regularizer.size > side:
+            yield (
+                ("regularizers", index),
+                f"a cutout of {regularizer.size} pixels is larger than the images of {trial.data.name}, "
+                f"{side} x {side}: give size",
+            )
 
 
 def _early_stopping(trial: "Trial") -> Iterator[tuple[Place, str]]:

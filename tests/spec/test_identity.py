@@ -24,6 +24,8 @@ OTHER: dict[str, Any] = {
     "schedule": "constant",
     "over": "mart",
     "depth": 16,
+    "width": 12,
+    "heads": 3,
     "milestones": [3],
     "restarts": 3,
     "classes": 3,

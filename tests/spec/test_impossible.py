@@ -53,6 +53,27 @@ CASES = {
         3,
         "data.unlabeled: where from?",
     ),
+    "images too small": (
+        "data: {name: digits}\nmodel: {name: torchvision, architecture: vgg11}\ngrid: {methods: [at], seeds: [0]}\n",
+        2,
+        "not 8 x 8 as in digits",
+    ),
+    "no relu": (
+        "data: cifar10\nmodel: vit_small\ngrid:\n  methods: [at]\n  regularizers:\n    - none\n"
+        "    - [{name: label_noise, rate: 0.1}, {name: activation, kind: tanh}]\n  seeds: [0]\n",
+        7,
+        "activation replaces ReLUs, and vit_small has none",
+    ),
+    "cutout": (
+        "grid:\n  methods: [at]\n  regularizers: [[autoaugment, cutout]]\n  seeds: [0]\n",
+        3,
+        "a cutout of 16 pixels is larger than the images of digits, 8 x 8",
+    ),
+    "awp never": (
+        "training: {epochs: 10}\ngrid:\n  methods:\n    - {name: awp, over: trades}\n  seeds: [0]\n",
+        4,
+        "grid.methods[0]: awp with a warm-up of 10 epochs never perturbs in a training of 10",
+    ),
     "without last": (
         "grid: {methods: [at], seeds: [0]}\nevaluation:\n  checkpoints: [best]\n",
         3,
@@ -70,3 +91,12 @@ def test_refused_at_the_line(case: str, tmp_path: Path) -> None:
         load_sweep_file(path)
     assert f"{path}:{line + 1}" in str(error.value)
     assert message in str(error.value)
+
+
+def test_an_excluded_cell_may_be_impossible(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "name: x\ngrid:\n  methods: [at, trades]\n  regularizers: [none, cutout]\n  seeds: [0]\n"
+        "  exclude: [{regularizer: cutout}]\n"
+    )
+    assert len(load_sweep_file(path).sweep.trials()) == 2

@@ -334,7 +334,7 @@ def test_random_directions_are_uniform_on_the_sphere() -> None:
 def test_perturbed_tensors_are_weights_and_biases_of_convolutions_and_linear_layers(name: str) -> None:
     settings = {"depth": 10, "widen": 1} if name == "wide_resnet" else {"width": 4}
     spec = MODELS.parse({"name": name, **settings})
-    network = spec.load()(spec, 3, 10)
+    network = spec.load()(spec, (3, 32, 32), 10)
     expected = []
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):

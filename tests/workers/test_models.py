@@ -4,25 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from networks import SMALL, build, images_on_meta, on_meta, some_splits, spec_of, takes_side
 from torch import nn
-from toys import CPU, digits, seeded
+from toys import digits, seeded
 
 from orchestrator.spec.models import MODELS
 from workers.data.splits import Images, Splits
-from workers.models.classifier import Classifier, build_classifier
+from workers.failures import DataError, ErrorClass, classify
 from workers.training import weights_digest
-
-SMALL: dict[str, dict[str, Any]] = {
-    "small_preact_resnet": {"width": 4},
-    "preact_resnet18": {"width": 4},
-    "resnet18": {"width": 4},
-    "wide_resnet": {"depth": 10, "widen": 1},
-}
-
-
-def build(name: str, seed: int = 0, splits: Splits | None = None, **parameters: Any) -> Classifier:
-    spec = MODELS.parse({"name": name, **(parameters or SMALL[name])})
-    return build_classifier(spec, splits or digits(), seed, CPU)
 
 
 def test_every_model_is_tested() -> None:
@@ -39,12 +28,13 @@ def test_every_model_is_tested() -> None:
         ({"name": "wide_resnet"}, 10, 36_479_194),
         ({"name": "wide_resnet", "depth": 34}, 10, 46_160_474),
         ({"name": "resnet18"}, 100, 11_220_132),
+        # 14,728,266 in the version with convolution biases in front of the norms, of which there are 4,224
+        ({"name": "vgg16_bn"}, 10, 14_728_266 - 4_224),
+        ({"name": "vgg16_bn", "norm": "none"}, 10, 14_728_266 - 2 * 4_224),
     ],
 )
 def test_published_parameter_counts(spec: dict[str, Any], classes: int, count: int) -> None:
-    model = MODELS.parse(spec)
-    with torch.device("meta"):
-        network = model.load()(model, 3, classes)
+    network = on_meta(MODELS.parse(spec), (3, 32, 32), classes)
     assert sum(parameter.numel() for parameter in network.parameters()) == count
 
 
@@ -52,31 +42,70 @@ def test_depth_of_the_wide_network() -> None:
     """Zagoruyko & Komodakis count the convolutions on the main path and the linear layer: 6n + 4 with the stem, the
     linear layer and a shortcut convolution in two of the three stages (all three when widened)."""
     for depth in (10, 28, 34):
-        model = MODELS.parse({"name": "wide_resnet", "depth": depth, "widen": 2})
-        with torch.device("meta"):
-            network = model.load()(model, 3, 10)
+        network = on_meta(spec_of("wide_resnet", depth=depth, widen=2), (3, 32, 32))
         assert sum(isinstance(m, nn.Conv2d | nn.Linear) for m in network.modules()) == depth - 4 + 1 + 1 + 3
 
 
-def some_splits(channels: int, side: int, classes: int, seed: int = 0) -> Splits:
-    x = torch.randint(0, 200, (40, side, side, channels), generator=seeded(seed), dtype=torch.uint8)
-    part = Images(x.permute(0, 3, 1, 2), torch.arange(40) % classes)
-    return Splits(part, part, part, classes, "")
+SIZES = [(1, 8, 10), (1, 28, 10), (3, 32, 100)]
 
 
 @pytest.mark.parametrize("name", SMALL)
-@pytest.mark.parametrize(("channels", "side", "classes"), [(1, 8, 10), (1, 28, 10), (3, 32, 100)])
+@pytest.mark.parametrize(("channels", "side", "classes"), SIZES)
 def test_output_shapes(name: str, channels: int, side: int, classes: int) -> None:
     splits = some_splits(channels, side, classes)
+    if problem := spec_of(name).misfit(side, side):
+        with pytest.raises(DataError, match="needs images of at least") as caught:
+            build(name, splits=splits)
+        assert str(caught.value) == problem and classify(caught.value) == ErrorClass.BAD_DATA
+        return
     model = build(name, splits=splits)
     for count in (1, 3):
         logits = model.eval()(splits.test.x[:count] / 255)
         assert logits.shape == (count, classes) and logits.dtype == torch.float32 and bool(logits.isfinite().all())
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_every_network_takes_cifars_images(name: str) -> None:
+    assert spec_of(name).misfit(32, 32) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        *((name, {}) for name in SMALL if name != "torchvision"),
+        ("small_preact_resnet", {"blocks": 3, "norm": "gn"}),
+        ("wide_resnet", {"depth": 16, "norm": "none"}),
+        ("cnn", {"depth": 3}),
+        ("vgg16_bn", {"norm": "none"}),
+        ("vit_small", {"patch": 3}),
+        ("vit_small", {"patch": 1}),
+    ],
+)
+def test_smallest_side_is_found_by_trying(name: str, parameters: dict[str, Any]) -> None:
+    spec = spec_of(name, **parameters)
+    tried = range(1, spec.smallest_side + 5)
+    sides = [side for side in tried if takes_side(spec, side)]
+    assert spec.smallest_side == sides[0]
+    assert sides == [side for side in tried if spec.misfit(side, side) is None]
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "torchvision"])
+def test_oblong_images(name: str) -> None:
+    spec = spec_of(name)
+    side = spec.smallest_side
+    assert spec.misfit(side, side + 4) is None
+    assert on_meta(spec, (2, side, side + 4))(images_on_meta((2, side, side + 4))).shape == (2, 10)
+    assert spec.misfit(side + 4, side - 1) and spec.misfit(side - 1, side + 4)
+
+
+def test_misfit_names_network_and_sizes() -> None:
+    assert spec_of("vgg16_bn").misfit(8, 30) == "vgg16_bn(width=4) needs images of at least 32 x 32 pixels, not 8 x 30"
+    assert str(spec_of("vit_small", patch=5).misfit(10, 12)).endswith("multiples of its patches' 5 pixels, not 10 x 12")
+
+
 @pytest.mark.parametrize("name", ["preact_resnet18", "resnet18"])
 def test_stages_halve_the_resolution(name: str) -> None:
-    model, sizes = build(name, splits=some_splits(3, 32, 10)), []
+    model, sizes = build(name, splits=some_splits(3, 32)), []
     for block in model.network.blocks:
         block.register_forward_hook(lambda _m, _i, out: sizes.append(tuple(out.shape[1:])))
     model(torch.rand(1, 3, 32, 32))
@@ -98,10 +127,27 @@ def test_initial_weights_are_a_function_of_the_seed(name: str) -> None:
     assert torch.equal(torch.rand(1), expected)  # the global random state is left alone
 
 
+@pytest.mark.parametrize(
+    ("name", "seed", "parameters", "digest"),
+    [
+        ("small_preact_resnet", 0, {}, "cb1f88ecdd4b2538db1ecda3cc9a8cfbd3a915cc65251e5da7ef24d3cdbc07c6"),
+        ("small_preact_resnet", 3, {"width": 6, "blocks": 2},
+         "286cf4e2ea3a7489d7a260ed8f736de356ebf496014c4f183eb2408a989d5345"),
+        ("preact_resnet18", 0, {}, "44acce2890a9fdfcd578e4fcb395acea3c571908322f3f837b3855654b39fe08"),
+        ("resnet18", 0, {}, "4efb7eabd9e7267121dd53b3f0f09933e9afc26862b0a0af681267878cf9123e"),
+        ("wide_resnet", 0, {}, "9d94d781c30495044d833bae7fb1f1999b9b7cd845508d71d2493d96e25c8da9"),
+    ],
+)  # fmt: skip
+def test_pinned_initial_weights(name: str, seed: int, parameters: dict[str, Any], digest: str) -> None:
+    """Taken before there was a choice of normalisation: an old trial's id stands for the old weights."""
+    assert weights_digest(build(name, seed, digits(), **parameters).network) == digest
+    assert (weights_digest(build(name, seed, digits(), **parameters, norm="gn").network)) != digest
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_convolutions_are_channels_last(name: str) -> None:
-    convolutions = [m for m in build(name, splits=some_splits(3, 8, 10)).modules() if isinstance(m, nn.Conv2d)]
-    assert len(convolutions) > 5
+    convolutions = [m for m in build(name, splits=some_splits(3, 32)).modules() if isinstance(m, nn.Conv2d)]
+    assert convolutions
     assert all(c.weight.is_contiguous(memory_format=torch.channels_last) for c in convolutions)
 
 
@@ -110,7 +156,7 @@ def test_split_images_are_channels_last_too() -> None:
 
 
 def test_input_is_standardised_inside() -> None:
-    splits = some_splits(3, 8, 10, seed=4)
+    splits = some_splits(3, 8, seed=4)
     model, seen = build("small_preact_resnet", splits=splits), []
     model.network.register_forward_pre_hook(lambda _m, inputs: seen.append(inputs[0]))
     model(splits.train.x / 255)

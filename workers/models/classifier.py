@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from orchestrator.spec.models import Model
 from workers.data.splits import Splits
+from workers.failures import DataError
 from workers.seeding import seed_of
 
 
@@ -49,11 +50,16 @@ class Classifier(nn.Module):
 
 
 def build_classifier(spec: Model, splits: Splits, seed: int, device: torch.device) -> Classifier:
-    """The network with weights drawn from `seed`; the same on every device."""
-    channels = splits.shape[0]
+    """The network with weights drawn from `seed`; the same on every device.
+
+    Raises:
+        DataError: the network cannot take images of this size.
+    """
+    if problem := spec.misfit(*splits.shape[1:]):
+        raise DataError(problem)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, "initial weights"))
-        network: nn.Module = spec.load()(spec, channels, splits.classes)
+        network: nn.Module = spec.load()(spec, splits.shape, splits.classes)
     mean, std = channel_statistics(splits.train.x)
     return Classifier(network, mean, std).to(memory_format=torch.channels_last).to(device)
 

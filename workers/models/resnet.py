@@ -2,23 +2,21 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from orchestrator.spec.models import PreActResNet18, ResNet18, SmallPreActResNet, WideResNet
-
-
-def _conv(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.Conv2d:
-    return nn.Conv2d(inside, outside, kernel, stride=stride, padding=kernel // 2, bias=False)
+from orchestrator.spec.models import Norm, PreActResNet18, ResNet18, SmallPreActResNet, WideResNet
+from workers.models.layers import Shape, conv, he_initialise, normalisation, normalised_conv
 
 
 class PreActBlock(nn.Module):
-    """BN - ReLU - conv - BN - ReLU - conv, plus the input (projected after the first activation if shapes differ)."""
+    """norm - ReLU - conv - norm - ReLU - conv, plus the input (projected after the first ReLU if shapes differ)."""
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.norm1, self.conv1 = nn.BatchNorm2d(inside), _conv(inside, outside, 3, stride)
-        self.norm2, self.conv2 = nn.BatchNorm2d(outside), _conv(outside, outside, 3)
-        self.shortcut = _conv(inside, outside, 1, stride) if stride != 1 or inside != outside else None
+        self.norm1, self.conv1 = normalisation(norm, inside), normalised_conv(norm, inside, outside, 3, stride)
+        self.norm2, self.conv2 = normalisation(norm, outside), normalised_conv(norm, outside, outside, 3)
+        self.shortcut = conv(inside, outside, 1, stride) if stride != 1 or inside != outside else None
         self.active1, self.active2 = nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -31,15 +29,15 @@ class PreActBlock(nn.Module):
 
 
 class PostActBlock(nn.Module):
-    """conv - BN - ReLU - conv - BN, plus the input (projected and normalised if shapes differ), ReLU."""
+    """conv - norm - ReLU - conv - norm, plus the input (projected and normalised if shapes differ), ReLU."""
 
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
+    def __init__(self, inside: int, outside: int, stride: int, norm: Norm) -> None:
         super().__init__()
-        self.conv1, self.norm1 = _conv(inside, outside, 3, stride), nn.BatchNorm2d(outside)
-        self.conv2, self.norm2 = _conv(outside, outside, 3), nn.BatchNorm2d(outside)
+        self.conv1, self.norm1 = normalised_conv(norm, inside, outside, 3, stride), normalisation(norm, outside)
+        self.conv2, self.norm2 = normalised_conv(norm, outside, outside, 3), normalisation(norm, outside)
         self.shortcut = nn.Sequential()
         if stride != 1 or inside != outside:
-            self.shortcut = nn.Sequential(_conv(inside, outside, 1, stride), nn.BatchNorm2d(outside))
+            self.shortcut = nn.Sequential(conv(inside, outside, 1, stride), normalisation(norm, outside))
         self.active1, self.active2 = nn.ReLU(), nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,6 +57,7 @@ class ResNet(nn.Module):
         blocks: blocks in each stage.
         channels: of the images.
         classes: number of logits.
+        norm: kind of normalisation.
     """
 
     def __init__(
@@ -69,21 +68,24 @@ class ResNet(nn.Module):
         blocks: int,
         channels: int,
         classes: int,
+        norm: Norm,
     ) -> None:
         super().__init__()
         pre_activation = block is PreActBlock
-        self.stem = _conv(channels, stem, 3)
-        self.stem_norm = None if pre_activation else nn.BatchNorm2d(stem)
-        layers: list[nn.Module] = []
+        self.stem = normalised_conv(norm, channels, stem, 3)
+        self.stem_norm = None if pre_activation else normalisation(norm, stem)
+        layers: list[PreActBlock | PostActBlock] = []
         inside = stem
         for stage, width in enumerate(widths):
             for index in range(blocks):
-                layers.append(block(inside, width, stride=2 if stage > 0 and index == 0 else 1))
+                layers.append(block(inside, width, stride=2 if stage > 0 and index == 0 else 1, norm=norm))
                 inside = width
         self.blocks = nn.Sequential(*layers)
-        self.last_norm = nn.BatchNorm2d(inside) if pre_activation else None
+        self.last_norm = normalisation(norm, inside) if pre_activation else None
         self.active = nn.ReLU()
         self.linear = nn.Linear(inside, classes)
+        if norm == "none":
+            self._initialise_unnormalised(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, B x classes, of images B x channels x H x W."""
@@ -96,26 +98,38 @@ class ResNet(nn.Module):
         logits: Tensor = self.linear(out.mean((2, 3)))
         return logits
 
+    def _initialise_unnormalised(self, blocks: Sequence[PreActBlock | PostActBlock]) -> None:
+        """Each block starts as its shortcut; without that the second moment would double in each (Zhang et al. 2019).
 
-def small_preact_resnet(spec: SmallPreActResNet, channels: int, classes: int) -> ResNet:
+        Of their rules: the last convolution of a block is zero, the first is scaled by (number of blocks)^(-1/2). Their
+        scalar factors and biases are not there; the convolutions have biases.
+        """
+        he_initialise(self)
+        with torch.no_grad():
+            for block in blocks:
+                block.conv1.weight.mul_(len(blocks) ** -0.5)
+                block.conv2.weight.zero_()
+
+
+def small_preact_resnet(spec: SmallPreActResNet, shape: Shape, classes: int) -> ResNet:
     """Three stages of `spec.blocks` pre-activation blocks."""
     w = spec.width
-    return ResNet(PreActBlock, w, (w, 2 * w, 4 * w), spec.blocks, channels, classes)
+    return ResNet(PreActBlock, w, (w, 2 * w, 4 * w), spec.blocks, shape[0], classes, spec.norm)
 
 
-def preact_resnet18(spec: PreActResNet18, channels: int, classes: int) -> ResNet:
+def preact_resnet18(spec: PreActResNet18, shape: Shape, classes: int) -> ResNet:
     """2-2-2-2 pre-activation blocks."""
     w = spec.width
-    return ResNet(PreActBlock, w, (w, 2 * w, 4 * w, 8 * w), 2, channels, classes)
+    return ResNet(PreActBlock, w, (w, 2 * w, 4 * w, 8 * w), 2, shape[0], classes, spec.norm)
 
 
-def resnet18(spec: ResNet18, channels: int, classes: int) -> ResNet:
+def resnet18(spec: ResNet18, shape: Shape, classes: int) -> ResNet:
     """2-2-2-2 post-activation blocks."""
     w = spec.width
-    return ResNet(PostActBlock, w, (w, 2 * w, 4 * w, 8 * w), 2, channels, classes)
+    return ResNet(PostActBlock, w, (w, 2 * w, 4 * w, 8 * w), 2, shape[0], classes, spec.norm)
 
 
-def wide_resnet(spec: WideResNet, channels: int, classes: int) -> ResNet:
+def wide_resnet(spec: WideResNet, shape: Shape, classes: int) -> ResNet:
     """Three stages of (depth - 4) / 6 pre-activation blocks, 16, 32, 64 channels times `spec.widen`."""
     w = 16 * spec.widen
-    return ResNet(PreActBlock, 16, (w, 2 * w, 4 * w), (spec.depth - 4) // 6, channels, classes)
+    return ResNet(PreActBlock, 16, (w, 2 * w, 4 * w), (spec.depth - 4) // 6, shape[0], classes, spec.norm)

@@ -57,17 +57,22 @@ class WeightAveraging:
 
 
 def estimate_statistics(model: nn.Module, images: Images, batch_size: int) -> None:
-    """Running statistics of every batch normalisation become the plain mean over the batches of `images`."""
+    """Running statistics of every batch normalisation become the plain mean over the batches of `images`.
+
+    Everything else is in eval mode: the statistics are those of the network that is measured, without dropout.
+    """
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     momenta = [norm.momentum for norm in norms]
-    was_training = model.training
+    was_training = [module.training for module in model.modules()]
+    model.eval()
     for norm in norms:
+        norm.train()
         norm.reset_running_stats()
         norm.momentum = None  # torch's sign for a plain mean over batches
-    model.train()
     with torch.no_grad():
         for low in range(0, len(images), batch_size):
             model(to_unit(images.x[low : low + batch_size]))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
-    model.train(was_training)
+    for module, mode in zip(model.modules(), was_training, strict=True):
+        module.training = mode

@@ -23,9 +23,9 @@ def load(spec: spec.Stripes) -> Arrays:
     return Arrays(pixels[..., None], labels, 255 - pixels[..., None], labels, classes=2)
 
 
-def pooled_linear(spec: spec.PooledLinear, channels: int, classes: int) -> nn.Module:
+def pooled_linear(spec: spec.PooledLinear, shape: tuple[int, int, int], classes: int) -> nn.Module:
     """From standardised images to logits."""
-    linear = nn.Linear(channels * spec.cells**2, classes)
+    linear = nn.Linear(shape[0] * spec.cells**2, classes)
     return nn.Sequential(nn.AdaptiveAvgPool2d(spec.cells), nn.Flatten(), linear)
 
 
