@@ -4,22 +4,28 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from orchestrator import __version__
+from orchestrator.commands import (
+    INTERRUPTED,
+    existing_store,
+    open_console,
+    places,
+    plan_json,
+    planned,
+    print_json,
+    recorded_table,
+    records,
+    report,
+    report_evaluation,
+    show_answer,
+    show_cost,
+)
 from orchestrator.errors import UserError
 from workers.failures import ErrorClass
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from rich.console import Console
-
-    from orchestrator.plan import Plan
-    from orchestrator.recorded import Places
-    from orchestrator.spec.loading import SweepFile
-    from orchestrator.submit import Submitted
 
 app = typer.Typer(
     name="flatsweep",
@@ -31,8 +37,6 @@ app = typer.Typer(
 )
 
 DEFAULT_FILE = "experiments.yaml"
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
 STATUS_COLUMNS = (
     *("trial_id", "checkpoint", "epoch", "method", "regularizer", "setting", "seed", "state", "attempt"),
     *("error_class", "error", "train_loss", "robust_loss_gap"),
@@ -43,6 +47,9 @@ ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's
 StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
 TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+EvaluationOption = Annotated[
+    str | None, typer.Option(help="Values of another evaluation, by its id or its first digits; see `evaluate`.")
+]
 AddressOption = Annotated[
     str | None, typer.Option(help="Ray cluster, host:port; RAY_ADDRESS if not given, a local Ray if neither is.")
 ]
@@ -119,20 +126,23 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Show what a submit would run, resume or skip, and why. Starts and writes nothing."""
+    from orchestrator.cost import costs
     from orchestrator.plan import estimate
-    from orchestrator.show import plan_sentence, plan_table, reasons
+    from orchestrator.show import cost_table, plan_sentence, plan_table, reasons
 
-    _, made, runs = _planned(sweep, _places(storage, tracking_uri, profile))
+    _, made, runs = planned(sweep, places(storage, tracking_uri, profile))
     expected = estimate(made, runs)
     if as_json:
-        _print_json(_plan_json(made) | {"trial_hours": expected.trial_hours if expected else None})
+        print_json(plan_json(made) | {"trial_hours": expected.trial_hours if expected else None})
         return
-    console = _console()
-    console.print(plan_table(made))
+    out = open_console()
+    out.print(plan_table(made))
     listed = [entry for entry in (*made.teachers, *made.entries) if every or entry.action.value != "done"]
     if listed:
-        console.print(reasons(made, listed, len(listed) if every else 40))
-    console.print(plan_sentence(made, expected), highlight=False)
+        out.print(reasons(made, listed, len(listed) if every else 40))
+    out.print(plan_sentence(made, expected), highlight=False)
+    if measuring := costs(made, runs):
+        out.print(cost_table(measuring))
 
 
 @app.command()
@@ -153,10 +163,10 @@ def submit(
 
     if then_correlate and as_json:
         raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
-    file = open_sweep(sweep, _places(storage, tracking_uri, profile))
-    code = _report(file, run(file, _console(err=as_json), address=address), as_json)
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
+    code = report(file, run(file, open_console(err=as_json), address=address), as_json)
     if then_correlate and code != INTERRUPTED:
-        _show_answer(file)
+        show_answer(file)
     raise typer.Exit(code)
 
 
@@ -179,15 +189,52 @@ def rerun(
     from orchestrator.submit import rerun_failed
     from orchestrator.submit import submit as run
 
-    file = open_sweep(sweep, _places(storage, tracking_uri, profile))
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
     prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
-    done = run(file, _console(err=as_json), address=address, prepare=prepare)
-    raise typer.Exit(_report(file, done, as_json))
+    done = run(file, open_console(err=as_json), address=address, prepare=prepare)
+    raise typer.Exit(report(file, done, as_json))
+
+
+@app.command()
+def evaluate(
+    sweep: SweepArgument = DEFAULT_FILE,
+    measures: Annotated[
+        str | None, typer.Option(help="Measures by name, with commas, or a YAML list; those of the sweep if not given.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as draws=20 or robustness.attack.steps=50.")
+    ] = None,
+    checkpoints: Annotated[str | None, typer.Option(help="Networks: last, best, kept, with commas.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of random starts and directions.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    address: AddressOption = None,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure trained trials again with other settings, beside what is recorded. Trains nothing."""
+    from orchestrator.evaluations import Changes, changed, measuring_plan, only_measuring
+    from orchestrator.recorded import open_sweep
+    from orchestrator.submit import submit as run
+
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
+    evaluation = changed(file.sweep, Changes(measures, tuple(settings or ()), checkpoints, seed))
+    store = existing_store(file)
+    if dry_run:
+        runs = store.trial_runs(file.sweep.name)
+        show_cost(measuring_plan(file.sweep, evaluation, runs), runs, as_json)
+        return
+    done = run(file, open_console(err=as_json), address=address, prepare=only_measuring(evaluation))
+    runs = store.trial_runs(file.sweep.name)
+    code = report_evaluation(file, measuring_plan(file.sweep, evaluation, runs), runs, as_json)
+    raise typer.Exit(INTERRUPTED if done.interrupted else code)
 
 
 @app.command()
 def status(
     sweep: SweepArgument = DEFAULT_FILE,
+    evaluation: EvaluationOption = None,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
@@ -198,19 +245,19 @@ def status(
     from orchestrator.driver import has_driver
     from orchestrator.show import status_table
 
-    file, table = _table(sweep, _places(storage, tracking_uri, profile))
+    file, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation)
     counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
     shown = [column for column in STATUS_COLUMNS if column in table]
     table = table[table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
     alive = has_driver(file.sweep)
     if as_json:
-        _print_json({"driver_alive": alive, "counts": counts, "trials": _records(table[shown])})
+        print_json({"driver_alive": alive, "counts": counts, "trials": records(table[shown])})
         return
-    console = _console()
-    console.print(status_table(_records(table[shown])))
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+    out = open_console()
+    out.print(status_table(records(table[shown])))
+    out.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
     if counts.get("running") and not alive:
-        console.print("its driver is gone: `flatsweep submit` goes on from the checkpoints of what says 'running'")
+        out.print("its driver is gone: `flatsweep submit` goes on from the checkpoints of what says 'running'")
 
 
 @app.command()
@@ -220,6 +267,7 @@ def export(
     table_format: Annotated[
         TableFormat | None, typer.Option("--format", help="By default the file's ending, else csv.")
     ] = None,
+    evaluation: EvaluationOption = None,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
@@ -227,7 +275,7 @@ def export(
     """Write one row per trial and network measured, with all settings, states and values."""
     from orchestrator.analysis.export import write_table
 
-    _, table = _table(sweep, _places(storage, tracking_uri, profile))
+    _, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation)
     ending = output.suffix.removeprefix(".") if output else ""
     chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
     write_table(table, chosen.value, output)
@@ -243,6 +291,7 @@ def correlate(
     figures: Annotated[
         Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")
     ] = None,
+    evaluation: EvaluationOption = None,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
@@ -251,7 +300,8 @@ def correlate(
     """Correlate flatness with the robust generalisation gap, and draw it."""
     from orchestrator.recorded import open_sweep
 
-    _show_answer(open_sweep(sweep, _places(storage, tracking_uri, profile)), measure, target, figures, as_json)
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
+    show_answer(file, measure, target, figures, evaluation, as_json)
 
 
 @app.command()
@@ -266,136 +316,4 @@ def ui(
     from orchestrator.recorded import open_sweep
     from orchestrator.ui import serve
 
-    serve(open_sweep(sweep, _places(storage, tracking_uri, profile)).sweep, port)
-
-
-def _places(storage: Path | None, tracking_uri: str | None, profile: str | None) -> "Places":
-    from orchestrator.recorded import Places
-
-    return Places(storage, tracking_uri, profile)
-
-
-def _console(err: bool = False) -> "Console":
-    from rich.console import Console
-
-    return Console(stderr=err)
-
-
-def _planned(sweep: str, places: "Places") -> "tuple[SweepFile, Plan, list[Any]]":
-    """The sweep, its plan and its recorded runs. Where no store was made yet, MLflow is not even imported."""
-    from orchestrator.plan import make_plan
-    from orchestrator.recorded import open_sweep
-    from orchestrator.tracking import Store
-
-    file = open_sweep(sweep, places)
-    store = Store.existing(file.sweep)
-    runs = store.trial_runs(file.sweep.name) if store else []
-    return file, make_plan(file.sweep, runs), runs
-
-
-def _existing_store(file: "SweepFile") -> Any:
-    from orchestrator.tracking import Store, tracking_uri
-
-    store = Store.existing(file.sweep)
-    if store is None or store.experiment_id is None:
-        raise UserError(
-            f"nothing is recorded of sweep '{file.sweep.name}' in {tracking_uri(file.sweep)}; "
-            f"`flatsweep submit {file.words}` starts it"
-        )
-    return store
-
-
-def _table(sweep: str, places: "Places") -> "tuple[SweepFile, pd.DataFrame]":
-    from orchestrator.analysis.table import read_table
-    from orchestrator.recorded import open_sweep
-
-    file = open_sweep(sweep, places)
-    return file, read_table(file.sweep, _existing_store(file))
-
-
-def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
-    """Says what a submit or rerun did, and puts table and figures on the sweep's run if anything changed.
-
-    Returns:
-        The exit code: 0, 1 if trials failed, 130 if it was stopped.
-    """
-    from orchestrator.plan import Action
-    from orchestrator.show import plan_sentence, plan_table
-    from orchestrator.tracking import tracking_uri
-
-    if done.launched and done.after.counts()[Action.DONE]:
-        from orchestrator.analysis.answer import publish
-
-        publish(file.sweep, _existing_store(file))
-    failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
-    if as_json:
-        _print_json({"launched": done.launched, "interrupted": done.interrupted} | _plan_json(done.after))
-    else:
-        console = _console()
-        if not done.after.entries:
-            console.print("no failed trial to run again")
-            return 0
-        console.print(plan_table(done.after))
-        if not done.launched:
-            console.print(plan_sentence(done.after, None), highlight=False)
-        elif done.interrupted:
-            console.print(f"stopped; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
-        for entry in failed:
-            console.print(
-                f"failed  {entry.trial_id}  {entry.trial.label()}: {entry.reason}", highlight=False, markup=False
-            )
-        console.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
-    if done.interrupted:
-        return INTERRUPTED
-    return 1 if failed else 0
-
-
-def _show_answer(
-    file: "SweepFile",
-    measures: list[str] | None = None,
-    targets: list[str] | None = None,
-    figures: Path | None = None,
-    as_json: bool = False,
-) -> None:
-    """Correlates, writes table and figures, and prints all of it."""
-    from orchestrator.analysis.answer import answer
-    from orchestrator.analysis.render import render
-    from orchestrator.tracking import tracking_uri
-
-    found = answer(file.sweep, _existing_store(file), measures, targets, figures)
-    if as_json:
-        _print_json(found.as_dict())
-        return
-    console = _console()
-    console.print(render(found.correlation))
-    lines = [*found.notes, *(f"wrote  {path}" for path in found.files), f"store  {tracking_uri(file.sweep)}"]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _plan_json(made: "Plan") -> dict[str, Any]:
-    return {
-        "sweep": made.sweep.name,
-        "counts": {action.value: count for action, count in made.counts().items()},
-        "trials": [
-            {
-                "trial_id": entry.trial_id,
-                "is_teacher": entry.is_teacher,
-                "method": entry.trial.method.label(),
-                "regularizer": entry.trial.regularizer_label,
-                "seed": entry.trial.seed,
-                "action": entry.action.value,
-                "reason": entry.reason,
-                "run_id": entry.run.run_id if entry.run else None,
-            }
-            for entry in (*made.teachers, *made.entries)
-        ],
-    }
-
-
-def _records(table: "pd.DataFrame") -> Any:
-    return json.loads(table.to_json(orient="records"))
-
-
-def _print_json(data: Any) -> None:
-    typer.echo(json.dumps(data, indent=2, allow_nan=False))
+    serve(open_sweep(sweep, places(storage, tracking_uri, profile)).sweep, port)

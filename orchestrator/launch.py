@@ -64,7 +64,7 @@ def launch(
             for stage in stages(entries):
                 ready = _with_teacher(stage, plan.sweep, console)
                 if ready and not stop.requested:
-                    results = _tuner(ready, plan.sweep, run_ids, scratch, stop, view).fit()
+                    results = _tuner(ready, plan, run_ids, scratch, stop, view).fit()
                     lost |= {entry.trial_id for entry, result in zip(ready, results, strict=False) if result.error}
     return Outcome(stop.requested, frozenset(lost))
 
@@ -91,17 +91,18 @@ def _with_teacher(entries: list[Entry], sweep: Sweep, console: Console) -> list[
 
 
 def _tuner(
-    entries: list[Entry], sweep: Sweep, run_ids: Mapping[str, str], scratch: Path, stop: "_Stop", view: Any
+    entries: list[Entry], plan: Plan, run_ids: Mapping[str, str], scratch: Path, stop: "_Stop", view: Any
 ) -> Any:
     from ray import tune
 
     from orchestrator.trainable import Assignment, TrialActor
 
-    resources = sweep.resources
+    sweep, resources = plan.sweep, plan.sweep.resources
     assignments = [
         Assignment(
             trial=entry.trial.model_dump_json(),
             evaluation="" if entry.is_teacher else sweep.evaluation.model_dump_json(),
+            measure_only=plan.measure_only,
             folder=f"{sweep.storage}/{sweep.name}/{entry.trial_id}",
             tracking_uri=tracking_uri(sweep),
             run_id=run_ids[entry.trial_id],

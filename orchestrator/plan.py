@@ -62,6 +62,8 @@ class Entry:
     run: TrialRun | None
     epochs_left: int
     """Epochs still to train."""
+    traces: Traces = Traces()
+    """What its folder holds."""
     is_teacher: bool = False
     """No cell of the grid: trained only for the pseudo-labels that its network makes, and not measured."""
 
@@ -73,6 +75,8 @@ class Plan:
     sweep: Sweep
     entries: tuple[Entry, ...]
     teachers: tuple[Entry, ...] = ()
+    measure_only: bool = False
+    """Trained trials are measured with `sweep.evaluation`, beside what is recorded of them (`flatsweep evaluate`)."""
 
     def to_launch(self) -> list[Entry]:
         """The trials that need a worker, teachers first."""
@@ -99,7 +103,7 @@ def make_plan(sweep: Sweep, runs: Iterable[TrialRun], look: Callable[[str], Trac
         run, traces = by_id.get(trial_id), look(trial_id)
         action, reason = decide(trial, evaluation, run, traces)
         left = 0 if action in {Action.DONE, Action.FAILED} else trial.training.epochs - traces.epoch
-        return Entry(trial, trial_id, action, reason, run, left, is_teacher=evaluation is None)
+        return Entry(trial, trial_id, action, reason, run, left, traces, is_teacher=evaluation is None)
 
     cells = tuple(entry(trial, sweep.evaluation) for trial in sweep.trials())
     needed = needed_teachers(cells)
@@ -182,8 +186,8 @@ def estimate(plan: Plan, runs: Sequence[TrialRun]) -> Estimate | None:
 
 
 def _measure_seconds(run: TrialRun) -> float:
-    cost = [value for key, value in run.metrics.items() if key.startswith("cost/") and key != "cost/train_seconds"]
-    return sum(cost)
+    names = (key for key in run.metrics if key.startswith("cost/") and key.endswith("_seconds"))
+    return sum(run.metrics[key] for key in names if key != "cost/train_seconds")
 
 
 def _most_alike(trial: Trial, runs: Sequence[TrialRun]) -> Sequence[TrialRun]:

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.cost import Cost
 from orchestrator.plan import Action, Entry, Estimate, Plan
 from orchestrator.settings import differences, setting_labels
 
@@ -91,6 +92,20 @@ def plan_sentence(plan: Plan, expected: Estimate | None) -> str:
     if expected is None:
         return text + " No estimate: no trial has finished yet."
     return text + f" About {hours(expected.trial_hours)} of trial time, from {expected.recorded} finished trials."
+
+
+def cost_table(found: Sequence[Cost]) -> Table:
+    """One line per measure: networks, passes, and trial time where it is known."""
+    table = Table(title="to measure", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("measure")
+    for heading in ("networks", "image passes", "trial time"):
+        table.add_column(heading, justify="right")
+    for cost in found:
+        passes = f"{cost.passes:.3g}" if cost.passes else "?"
+        table.add_row(
+            cost.measure, str(cost.networks), passes, "?" if cost.seconds is None else hours(cost.seconds / 3600)
+        )
+    return table
 
 
 def hours(value: float) -> str:

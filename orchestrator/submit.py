@@ -89,7 +89,8 @@ def submit(
         try:
             console.print(f"starting Ray for {len(entries)} trials", markup=False, highlight=False)
             outcome = launch(plan, record, console, address)
-            close_orphans(store, sweep, outcome.lost)
+            # a worker that died while it measured once more has not undone what its trial is
+            close_orphans(store, sweep, frozenset() if plan.measure_only else outcome.lost)
             state = "interrupted" if outcome.interrupted else "finished"
         finally:
             if state == "failed":

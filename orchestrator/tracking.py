@@ -126,27 +126,28 @@ class Store:
                 place = None if served else (self._artifacts / self.experiment).as_uri()
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
 
-    def trial_runs(self, sweep_name: str, curves_of: Sequence[str] = ()) -> list[TrialRun]:
-        """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them.
+    def trial_runs(self, sweep_name: str) -> list[TrialRun]:
+        """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them."""
+        return [_trial_run(run) for run in self._search(sweep_name, "trial")]
+
+    def with_curves(self, run: TrialRun, keys: Sequence[str], prefix: str = "") -> TrialRun:
+        """The run with the values `keys` at every epoch whose network was measured.
+
+        Each key costs a question to the store, where there are such epochs.
 
         Args:
-            sweep_name: of the sweep.
-            curves_of: values wanted at every epoch whose network was measured; each costs one more question to the
-                store for each trial that has such epochs.
+            run: of a trial.
+            keys: names of values.
+            prefix: before the names in the store (`workers.layout.evaluation_prefix`).
         """
-        runs = [_trial_run(run) for run in self._search(sweep_name, "trial")]
-        return [replace(run, curves=self._curves(run, curves_of)) if curves_of else run for run in runs]
-
-    def _curves(self, run: TrialRun, keys: Sequence[str]) -> dict[int, dict[str, float]]:
-        curves: dict[int, dict[str, float]] = {
-            int(epoch): {} for epoch in run.tags.get("kept_epochs", "").split(",") if epoch
-        }
+        epochs = run.tags.get(f"{prefix}kept_epochs", "")
+        curves: dict[int, dict[str, float]] = {int(epoch): {} for epoch in epochs.split(",") if epoch}
         with self._reached():
             for key in keys if curves else ():
-                for point in self.client.get_metric_history(run.run_id, key):
+                for point in self.client.get_metric_history(run.run_id, prefix + key):
                     if point.step in curves:
                         curves[point.step][key] = point.value
-        return curves
+        return replace(run, curves=curves)
 
     def parent_run(self, sweep_name: str) -> str | None:
         """Id of the sweep's own run."""

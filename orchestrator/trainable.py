@@ -24,6 +24,8 @@ class Assignment(TypedDict):
     trial: str
     evaluation: str
     """Empty for a trial that is trained only."""
+    measure_only: bool
+    """Measure a trained trial beside what is recorded of it; nothing else."""
     folder: str
     tracking_uri: str
     run_id: str
@@ -55,14 +57,15 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         import torch
 
         from orchestrator.sink import RunSink
+        from workers.assigned import assigned_steps
         from workers.storage import Folder
-        from workers.trial import assigned_steps
 
         folder = Folder(assignment["folder"])
         self._steps = assigned_steps(
             assignment["trial"],
             assignment["evaluation"],
             folder,
+            measure_only=assignment["measure_only"],
             sink=RunSink(assignment["tracking_uri"], assignment["run_id"], folder),
             device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",
         )

@@ -81,3 +81,13 @@ def arrays_name(result: str) -> str:
 def parts_name(result: str) -> str:
     """File name of what is finished of a result that is not there yet."""
     return result.removesuffix(".json") + ".parts"
+
+
+def evaluation_prefix(evaluation_id: str) -> str:
+    """Before the names of values that `flatsweep evaluate` recorded: the sweep's own evaluation has none."""
+    return f"eval/{evaluation_id}/"
+
+
+def evaluated_tag(evaluation_id: str) -> str:
+    """The tag that says how such an evaluation stands: running, interrupted, finished, or `failed: ...`."""
+    return f"evaluated/{evaluation_id}"

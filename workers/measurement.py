@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from collections import defaultdict
 from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
@@ -43,12 +44,16 @@ class Measurement:
         trainer: trained to the end.
         evaluation: what to measure.
         results: folder of the results.
-        recorder: gets the values and what they cost.
+        recorder: gets the values, and their cost: `cost/<measure>_seconds`, and `_passes` as the settings predict it.
+        prefix: before every name, where they are not those of the sweep's own evaluation.
     """
 
-    def __init__(self, trainer: Trainer, evaluation: Evaluation, results: Folder, recorder: Recorder) -> None:
+    def __init__(
+        self, trainer: Trainer, evaluation: Evaluation, results: Folder, recorder: Recorder, prefix: str = ""
+    ) -> None:
         self._trainer, self._evaluation, self._results, self._recorder = trainer, evaluation, results, recorder
-        self._seconds: dict[str, float] = {}
+        self._prefix = prefix
+        self._cost: defaultdict[str, float] = defaultdict(float)
         self._by_epoch: dict[tuple[int, str], dict[str, Any]] = {}
         self._weights_of = trainer.epoch
 
@@ -58,21 +63,30 @@ class Measurement:
         names = layout.networks(trainer.trial, self._evaluation, trainer.selection.kept())
         for network in names:
             epoch = self._epoch(network)
-            prefix = f"{layout.BEST}/" if network == layout.BEST else ""
+            inner = f"{layout.BEST}/" if network == layout.BEST else ""
             for measure in self._evaluation.measures:
                 found = yield from self._measured(measure, network, epoch)
-                found = {prefix + key: value for key, value in found.items()}
-                self._recorder.metrics(found, epoch, replace=True)  # those of other settings may be there
+                found = {inner + key: value for key, value in found.items()}
+                self._record(found, epoch)
                 if network in {layout.LAST, layout.BEST}:
                     values |= found
         if layout.BEST in names:
             values[f"{layout.BEST}/epoch"] = self._epoch(layout.BEST)
-            self._recorder.metrics({f"{layout.BEST}/epoch": values[f"{layout.BEST}/epoch"]}, trainer.epoch)
-        cost = {f"cost/{name}_seconds": seconds for name, seconds in self._seconds.items()}
-        self._recorder.metrics(cost, trainer.epoch, replace=True)
+            self._record({f"{layout.BEST}/epoch": values[f"{layout.BEST}/epoch"]}, trainer.epoch)
+        self._record({f"cost/{key}": value for key, value in self._cost.items()}, trainer.epoch)
         kept = [str(self._epoch(name)) for name in names if name not in {layout.LAST, layout.BEST}]
-        self._recorder.tags({"kept_epochs": ",".join(kept)})
+        self._tag(f"{self._prefix}kept_epochs", ",".join(kept))
         return values
+
+    def _record(self, values: Values, epoch: int) -> None:
+        # those of other settings may be there
+        named = {self._prefix + key: value for key, value in values.items()}
+        self._recorder.metrics(named, epoch, replace=True)
+
+    def _tag(self, tag: str, text: str) -> None:
+        """A tag that is empty is recorded only where it was not so before."""
+        if text or any(record.key == tag for record in self._recorder.journal.records):
+            self._recorder.tags({tag: text})
 
     def _epoch(self, network: str) -> int:
         if network == layout.LAST:
@@ -92,16 +106,13 @@ class Measurement:
         else:
             kept = yield from self._measure_and_keep(measure, network, epoch, name, self._by_epoch.get(key))
         self._by_epoch[key] = kept
-        self._seconds[measure.name] = self._seconds.get(measure.name, 0.0) + kept["seconds"]
-        self._record_flags(f"flags/{network}/{measure.name}", "; ".join(kept.get("flags", [])))
+        self._cost[f"{measure.name}_seconds"] += kept["seconds"]
+        if kept["seconds"]:
+            self._cost[f"{measure.name}_passes"] += measure.passes(self._trainer.trial.training.attack)
+        self._tag(f"{self._prefix}flags/{network}/{measure.name}", "; ".join(kept.get("flags", [])))
         if layout.arrays_name(name) in self._results.names():
             self._recorder.file(f"{layout.MEASURES}/{layout.arrays_name(name)}")
         return dict(kept["values"])
-
-    def _record_flags(self, tag: str, text: str) -> None:
-        """Nothing is recorded of a measure that never had a flag."""
-        if text or any(record.key == tag for record in self._recorder.journal.records):
-            self._recorder.tags({tag: text})
 
     def _measure_and_keep(
         self, measure: Measure, network: str, epoch: int, name: str, known: dict[str, Any] | None

@@ -9,7 +9,6 @@ import traceback
 from collections.abc import Generator
 
 import torch
-from pydantic import ValidationError
 
 from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
@@ -78,39 +77,17 @@ def trial_steps(
             recorder.state("finished")
         except GeneratorExit:
             recorder.state("interrupted")
-            _close(recorder, STOP_SECONDS)
+            close(recorder, STOP_SECONDS)
             raise
         except Exception as error:
-            _record_failure(error, folder, recorder)
-            _close(recorder, CLOSE_SECONDS)
+            record_failure(error, folder, recorder)
+            close(recorder, CLOSE_SECONDS)
             raise
-        _close(recorder, CLOSE_SECONDS)
+        close(recorder, CLOSE_SECONDS)
     return values
 
 
-def assigned_steps(
-    trial: str, evaluation: str, folder: Folder, *, sink: Sink | None = None, device: torch.device | str = "cpu"
-) -> Generator[Progress | Measuring, None, Values]:
-    """`trial_steps` of a trial and an evaluation (or '') as JSON.
-
-    What cannot be read on this machine is recorded as failed.
-    """
-    try:
-        wanted = Evaluation.model_validate_json(evaluation) if evaluation else None
-        read = Trial.model_validate_json(trial), wanted
-    except ValidationError as error:
-        reasons = "; ".join(found["msg"] for found in error.errors())
-        failure = RuntimeError(f"{reasons}; every machine needs the packages of all components, in the same versions")
-        with folder.lock(LOCK_SECONDS):
-            recorder = Recorder(folder, sink)
-            _record_failure(failure, folder, recorder)
-            _close(recorder, CLOSE_SECONDS)
-        raise failure from error
-    values = yield from trial_steps(*read, folder, sink=sink, device=device)
-    return values
-
-
-def _record_failure(error: Exception, folder: Folder, recorder: Recorder) -> None:
+def record_failure(error: Exception, folder: Folder, recorder: Recorder) -> None:
     """Records class and message; the traceback goes to the folder."""
     try:
         folder.write(layout.ERROR, "".join(traceback.format_exception(error)).encode())
@@ -120,7 +97,8 @@ def _record_failure(error: Exception, folder: Folder, recorder: Recorder) -> Non
         logger.warning("cannot record the failure: %s", second)
 
 
-def _close(recorder: Recorder, timeout: float) -> None:
+def close(recorder: Recorder, timeout: float) -> None:
+    """Waits until everything is sent, or says what is not."""
     if left := recorder.close(timeout):
         logger.warning("%d records are in the journal only; the next submit sends them", left)
 
@@ -130,16 +108,12 @@ def _train_and_measure(
 ) -> Generator[Progress | Measuring, None, Values]:
     attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
     recorder.state("running")
-    versions = {
-        f"{name}_version": version for name, version in packages(trial, *([evaluation] if evaluation else [])).items()
-    }
+    others = packages(*filter(None, (trial, evaluation)))
+    versions = {f"{name}_version": version for name, version in others.items()}
     recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **_surroundings(device), **versions})
     folder.write(layout.TRIAL, json.dumps(trial.model_dump(mode="json"), indent=2).encode())
-    splits = load_splits(trial.data, device)
-    _check_data(folder, splits)
-    recorder.tags({"data_digest": splits.digest})
-    splits = with_pseudo_labels(trial, splits, folder, device)
-    trainer = Trainer(trial, splits, folder / layout.CHECKPOINTS, device)
+    trainer = restored_trainer(trial, folder, device)
+    recorder.tags({"data_digest": trainer.splits.digest})
     if not trainer.finished:
         yield from trainer.run(recorder)
     recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
@@ -149,6 +123,18 @@ def _train_and_measure(
     values = yield from Measurement(trainer, evaluation, folder / layout.MEASURES, recorder).run()
     recorder.tags({"evaluation_id": evaluation.evaluation_id})
     return values
+
+
+def restored_trainer(trial: Trial, folder: Folder, device: torch.device) -> Trainer:
+    """The trial's data, checked, and its network as the newest checkpoint has it.
+
+    Raises:
+        DataError: the data cannot be read, or are not those that the trial began with.
+        StorageError: its teacher is not trained.
+    """
+    splits = load_splits(trial.data, device)
+    _check_data(folder, splits)
+    return Trainer(trial, with_pseudo_labels(trial, splits, folder, device), folder / layout.CHECKPOINTS, device)
 
 
 def _check_data(folder: Folder, splits: Splits) -> None:

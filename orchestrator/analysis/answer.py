@@ -38,6 +38,7 @@ def answer(
     measures: list[str] | None = None,
     targets: list[str] | None = None,
     folder: Path | None = None,
+    name: str = FOLDER,
 ) -> Answer:
     """Correlates over the last and best networks of finished trials; writes and logs table and figures.
 
@@ -46,7 +47,8 @@ def answer(
         store: where it is recorded.
         measures: columns; all flatness values if not given.
         targets: columns; the gaps and the test values if not given.
-        folder: of table and figures; `analysis` in the sweep's folder if not given.
+        folder: of table and figures; `name` in the sweep's folder if not given.
+        name: of the folder of artifacts.
 
     Raises:
         UserError: no trial has finished, or a column is unknown.
@@ -56,7 +58,7 @@ def answer(
     if usable.empty:
         raise UserError(f"no trial of '{sweep.name}' has finished yet; `flatsweep status` shows where they are")
     correlation = correlate_table(usable, measures, targets)
-    with _writing(folder or Path(sweep.storage) / sweep.name / FOLDER) as place:
+    with _writing(folder or Path(sweep.storage) / sweep.name / name) as place:
         files = [place / "table.csv", place / "correlation.json"]
         table.to_csv(files[0], index=False)
         files[1].write_text(json.dumps(correlation.as_dict(), indent=2))
@@ -64,7 +66,7 @@ def answer(
         for pair in correlation.pairs:
             if pair.target == first_target:
                 files += scatter(usable, pair.measure, pair.target, place / f"{pair.target}-vs-{pair.measure}")
-    _log(store, sweep, files)
+    _log(store, sweep, files, name)
     trials = one_per_trial(table)
     left_out = trials[trials["state"] != "finished"]
     notes = [
@@ -84,7 +86,7 @@ def publish(sweep: Sweep, store: Store) -> None:
         return
     with _writing(Path(sweep.storage) / sweep.name / FOLDER) as place:
         table.to_csv(place / "table.csv", index=False)
-    _log(store, sweep, [place / "table.csv"])
+    _log(store, sweep, [place / "table.csv"], FOLDER)
 
 
 @contextlib.contextmanager
@@ -96,7 +98,7 @@ def _writing(place: Path) -> Iterator[Path]:
         raise UserError(f"cannot write in {place}: {error.strerror or error}") from error
 
 
-def _log(store: Store, sweep: Sweep, files: list[Path]) -> None:
+def _log(store: Store, sweep: Sweep, files: list[Path], name: str) -> None:
     parent = store.parent_run(sweep.name)
     if parent is not None:
-        store.log_files(parent, files, FOLDER)
+        store.log_files(parent, files, name)

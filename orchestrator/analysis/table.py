@@ -24,8 +24,9 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun]) -> pd.DataFrame:
     Returns:
         Columns `SETTINGS`, `STATES`, then every recorded value: losses in nats, errors as fractions, `cost_...` in
         seconds. Each trial has a row whose `checkpoint` is 'last'; with early stopping one that is 'best'; and one for
-        each epoch that was kept and measured, 'epoch 10'. A trial without a run has state 'missing'. Values of a trial
-        that was measured with other settings than the sweep file asks for are left empty, and its state says so.
+        each epoch that was kept and measured, 'epoch 10'. A trial without a run has state 'missing'. Values are those
+        of `sweep.evaluation`, whether `submit` or `evaluate` measured them; a trial that has none, as it was measured
+        with other settings only, has the state 'measured otherwise'.
     """
     by_id = {run.trial_id: run for run in runs}
     trials = sweep.trials()
@@ -52,8 +53,20 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
 
 def read_table(sweep: Sweep, store: Store) -> pd.DataFrame:
     """`trial_table` of what the store holds now."""
-    keys = value_keys(sweep) if "kept" in sweep.evaluation.checkpoints else ()
-    return trial_table(sweep, store.trial_runs(sweep.name, curves_of=keys))
+    runs = store.trial_runs(sweep.name)
+    if "kept" in sweep.evaluation.checkpoints:
+        keys = value_keys(sweep)
+        runs = [run if (at := _prefix(sweep, run)) is None else store.with_curves(run, keys, at) for run in runs]
+    return trial_table(sweep, runs)
+
+
+def _prefix(sweep: Sweep, run: TrialRun) -> str | None:
+    """What stands before the names of the values of `sweep.evaluation` in a run; None where it has none."""
+    wanted = sweep.evaluation.evaluation_id
+    if run.evaluation_id == wanted:
+        return ""
+    measured = run.tags.get(layout.evaluated_tag(wanted)) == "finished"
+    return layout.evaluation_prefix(wanted) if measured else None
 
 
 def compared(table: pd.DataFrame) -> pd.DataFrame:
@@ -75,36 +88,29 @@ def one_per_trial(table: pd.DataFrame) -> pd.DataFrame:
 
 def _rows(sweep: Sweep, trial: Trial, setting: str, run: TrialRun | None) -> list[dict[str, Any]]:
     """One row per network of a trial."""
-    names = layout.networks(trial, sweep.evaluation, ())
-    same_settings = run is not None and run.evaluation_id == sweep.evaluation.evaluation_id
+    prefix = _prefix(sweep, run) if run else None
+    labels = _labels(trial, setting, run, prefix)
     rows = []
-    for name in names:
-        prefix = "" if name == layout.LAST else f"{name}/"
-        values = _values(run, prefix, same_settings) if run else {}
+    for name in layout.networks(trial, sweep.evaluation, ()):
+        values = _values(run, name, prefix) if run else {}
         at = trial.training.epochs if name == layout.LAST else values.pop("epoch", None)
-        rows.append(_labels(sweep, trial, setting, run, name, at) | values)
-    for epoch, curve in sorted(run.curves.items()) if run and same_settings else ():
-        rows.append(_labels(sweep, trial, setting, run, f"epoch {epoch}", epoch) | dict(curve))
+        rows.append(labels | {"checkpoint": name, "epoch": at, "flags": _flags(run, name, prefix)} | values)
+    for epoch, curve in sorted(run.curves.items()) if run and prefix is not None else ():
+        flags = _flags(run, layout.kept_name(epoch), prefix)
+        rows.append(labels | {"checkpoint": f"epoch {epoch}", "epoch": epoch, "flags": flags} | dict(curve))
     return rows
 
 
-def _labels(
-    sweep: Sweep, trial: Trial, setting: str, run: TrialRun | None, checkpoint: str, epoch: float | None
-) -> dict[str, Any]:
+def _labels(trial: Trial, setting: str, run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
     state = run.state if run else "missing"
-    if run is not None and state == "finished" and run.evaluation_id != sweep.evaluation.evaluation_id:
-        state = "measured otherwise"
     return {
         "trial_id": trial.trial_id,
-        "checkpoint": checkpoint,
-        "epoch": epoch,
         "method": trial.method.label(),
         "method_name": trial.method.name,
         "regularizer": trial.regularizer_label,
         "setting": setting,
         "seed": trial.seed,
-        "state": state,
-        "flags": _flags(run, checkpoint) if run and state == "finished" else "",
+        "state": "measured otherwise" if state == "finished" and prefix is None else state,
         "error_class": run.error_class if run else "",
         "error": run.error if run else "",
         "attempt": int(run.tags.get("attempt", 0)) if run else 0,
@@ -113,25 +119,28 @@ def _labels(
     }
 
 
-def _values(run: TrialRun, prefix: str, same_settings: bool) -> dict[str, float]:
+def _values(run: TrialRun, network: str, prefix: str | None) -> dict[str, float]:
     """A network's values, by column; what training said and cost stands in the rows of last networks only."""
-    own = ("cost/", "train/", "validation/")
     values = {}
+    inner = "" if network == layout.LAST else f"{network}/"
     for key, value in run.metrics.items():
-        if key.startswith(own):
-            kept = not prefix
+        if key.startswith(("train/", "validation/", "cost/")):
+            name = "" if inner or (prefix and key != "cost/train_seconds" and key.startswith("cost/")) else key
+        elif prefix is None or not key.startswith(prefix + inner):
+            name = ""
         else:
-            kept = same_settings and key.startswith(prefix) and (bool(prefix) or "/" not in key)
-        if kept:
-            values[key.removeprefix(prefix).replace("/", "_")] = value
+            name = key.removeprefix(prefix + inner)
+            if "/" in name and not (name.startswith("cost/") and not inner):
+                name = ""
+        if name:
+            values[name.replace("/", "_")] = value
     return values
 
 
-def _flags(run: TrialRun, checkpoint: str) -> str:
+def _flags(run: TrialRun | None, network: str, prefix: str | None) -> str:
     """What its measures say about a network's values, as `measure: sentence; sentence`, one measure after another."""
-    network = (
-        layout.kept_name(int(checkpoint.removeprefix("epoch "))) if checkpoint.startswith("epoch ") else checkpoint
-    )
-    prefix = f"flags/{network}/"
-    found = {key.removeprefix(prefix): text for key, text in run.tags.items() if key.startswith(prefix) and text}
+    if run is None or prefix is None or run.state != "finished":
+        return ""
+    start = f"{prefix}flags/{network}/"
+    found = {key.removeprefix(start): text for key, text in run.tags.items() if key.startswith(start) and text}
     return " | ".join(f"{measure}: {text}" for measure, text in sorted(found.items()))

@@ -58,8 +58,8 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def attack_passes(attack: Attack) -> float:
-    """Forward-backward passes of one image under an attack; the last look at the iterate is half of one."""
-    return attack.restarts * (attack.steps + 0.5)
+    """Forward-backward passes of one image under an attack and a look at what it found; a look is half of one."""
+    return attack.restarts * (attack.steps + (1.0 if attack.best_iterate else 0.5))
 
 
 MEASURES = Registry("measure", Measure, "measures")  # type: ignore[type-abstract]
@@ -176,5 +176,5 @@ class WorstFlatness(Flatness):
 
     def passes(self, attack: Attack) -> float:
         """The reference, the joint ascents and, in the protocol `matched`, an attack after each."""
-        final = attack_passes(self.attack.resolve(attack)) if self.protocol == "matched" else 0.5
+        final = 0.5 + (attack_passes(self.attack.resolve(attack)) if self.protocol == "matched" else 0.0)
         return self.examples * (self.reference_passes(attack) + len(self.xi) * self.restarts * (self.epochs + final))

@@ -13,6 +13,7 @@ from toys import CPU, digits, trial
 from orchestrator.spec.data import Data
 from orchestrator.spec.methods import METHODS, Method
 from orchestrator.spec.sweep import Evaluation
+from workers.assigned import assigned_steps
 from workers.data.arrays import Arrays
 from workers.data.splits import load_splits
 from workers.failures import DataError
@@ -22,7 +23,7 @@ from workers.methods.standard import Standard
 from workers.steps import drain
 from workers.storage import Folder
 from workers.training import Trainer, weights_digest
-from workers.trial import assigned_steps, run_trial
+from workers.trial import run_trial
 
 GOOD = {"x_train": np.zeros((6, 4, 4, 1), np.uint8), "y_train": np.arange(6) % 3,
         "x_test": np.zeros((3, 4, 4, 1), np.uint8), "y_test": np.arange(3), "classes": 3}  # fmt: skip

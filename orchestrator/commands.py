@@ -1,0 +1,204 @@
+"""What the commands share: opening what they are about, and printing what they found. Imports inside, for start-up."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from orchestrator.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from orchestrator.plan import Plan
+    from orchestrator.recorded import Places
+    from orchestrator.spec.loading import SweepFile
+    from orchestrator.submit import Submitted
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+
+def places(storage: Path | None, tracking_uri: str | None, profile: str | None) -> "Places":
+    """What the command line says instead of the sweep file."""
+    from orchestrator.recorded import Places
+
+    return Places(storage, tracking_uri, profile)
+
+
+def open_console(err: bool = False) -> "Console":
+    """Standard output, or standard error."""
+    from rich.console import Console
+
+    return Console(stderr=err)
+
+
+def planned(sweep: str, places: "Places") -> "tuple[SweepFile, Plan, list[Any]]":
+    """The sweep, its plan and its recorded runs. Where no store was made yet, MLflow is not even imported."""
+    from orchestrator.plan import make_plan
+    from orchestrator.recorded import open_sweep
+    from orchestrator.tracking import Store
+
+    file = open_sweep(sweep, places)
+    store = Store.existing(file.sweep)
+    runs = store.trial_runs(file.sweep.name) if store else []
+    return file, make_plan(file.sweep, runs), runs
+
+
+def existing_store(file: "SweepFile") -> Any:
+    """The store of a sweep that has been submitted.
+
+    Raises:
+        UserError: nothing is recorded of it.
+    """
+    from orchestrator.tracking import Store, tracking_uri
+
+    store = Store.existing(file.sweep)
+    if store is None or store.experiment_id is None:
+        raise UserError(
+            f"nothing is recorded of sweep '{file.sweep.name}' in {tracking_uri(file.sweep)}; "
+            f"`flatsweep submit {file.words}` starts it"
+        )
+    return store
+
+
+def recorded_table(sweep: str, where: "Places", evaluation: str | None = None) -> "tuple[SweepFile, pd.DataFrame]":
+    """The sweep and the table of what is recorded of it; of the evaluation whose id begins so, if one is given."""
+    from orchestrator.analysis.table import read_table
+    from orchestrator.evaluations import with_evaluation
+    from orchestrator.recorded import open_sweep
+
+    file = open_sweep(sweep, where)
+    return file, read_table(with_evaluation(file.sweep, evaluation), existing_store(file))
+
+
+def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
+    """Says what a submit or rerun did, and puts table and figures on the sweep's run if anything changed.
+
+    Returns:
+        The exit code: 0, 1 if trials failed, 130 if it was stopped.
+    """
+    from orchestrator.plan import Action
+    from orchestrator.show import plan_sentence, plan_table
+    from orchestrator.tracking import tracking_uri
+
+    if done.launched and done.after.counts()[Action.DONE]:
+        from orchestrator.analysis.answer import publish
+
+        publish(file.sweep, existing_store(file))
+    failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
+    if as_json:
+        print_json({"launched": done.launched, "interrupted": done.interrupted} | plan_json(done.after))
+    else:
+        out = open_console()
+        if not done.after.entries:
+            out.print("no failed trial to run again")
+            return 0
+        out.print(plan_table(done.after))
+        if not done.launched:
+            out.print(plan_sentence(done.after, None), highlight=False)
+        elif done.interrupted:
+            out.print(f"stopped; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
+        for entry in failed:
+            out.print(f"failed  {entry.trial_id}  {entry.trial.label()}: {entry.reason}", highlight=False, markup=False)
+        out.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
+    if done.interrupted:
+        return INTERRUPTED
+    return 1 if failed else 0
+
+
+def show_answer(
+    file: "SweepFile",
+    measures: list[str] | None = None,
+    targets: list[str] | None = None,
+    figures: Path | None = None,
+    evaluation: str | None = None,
+    as_json: bool = False,
+) -> None:
+    """Correlates, writes table and figures, and prints all of it."""
+    from orchestrator.analysis.answer import answer
+    from orchestrator.analysis.render import render
+    from orchestrator.evaluations import analysis_folder, with_evaluation
+    from orchestrator.tracking import tracking_uri
+
+    sweep = with_evaluation(file.sweep, evaluation)
+    name = analysis_folder(file.sweep, sweep.evaluation)
+    found = answer(sweep, existing_store(file), measures, targets, figures, name)
+    if as_json:
+        print_json(found.as_dict())
+        return
+    out = open_console()
+    out.print(render(found.correlation))
+    lines = [*found.notes, *(f"wrote  {path}" for path in found.files), f"store  {tracking_uri(file.sweep)}"]
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def report_evaluation(file: "SweepFile", made: "Plan", runs: list[Any], as_json: bool) -> int:
+    """Says how an evaluation stands; returns the exit code: 0, or 1 where it failed for a trial."""
+    from orchestrator.evaluations import SHOWN_DIGITS, standing
+    from orchestrator.plan import Action
+
+    evaluation, by_id = made.sweep.evaluation, {run.trial_id: run for run in runs}
+    states = {entry.trial_id: standing(by_id[entry.trial_id], evaluation) for entry in made.entries}
+    failed = {trial_id: state for trial_id, state in states.items() if state.startswith("failed")}
+    done = made.counts()[Action.DONE]
+    if as_json:
+        counts = {"trained": len(made.entries), "measured": done, "failed": len(failed)}
+        print_json({"evaluation_id": evaluation.evaluation_id, **counts, "trials": states})
+    else:
+        out = open_console()
+        for trial_id, state in failed.items():
+            out.print(f"{trial_id}  {state}", highlight=False, markup=False, soft_wrap=True)
+        name = evaluation.evaluation_id[:SHOWN_DIGITS]
+        text = f"evaluation {name}: {done} of {len(made.entries)} trained trials measured"
+        out.print(f"{text}; `flatsweep correlate {file.path} --evaluation {name}`", highlight=False, soft_wrap=True)
+    return 1 if failed else 0
+
+
+def show_cost(made: "Plan", runs: list[Any], as_json: bool) -> None:
+    """What measuring would cost, measure by measure."""
+    from orchestrator.cost import costs
+    from orchestrator.show import cost_table
+
+    found = costs(made, runs)
+    if as_json:
+        print_json({"evaluation_id": made.sweep.evaluation.evaluation_id, "cost": [asdict(cost) for cost in found]})
+    elif found:
+        open_console().print(cost_table(found))
+    else:
+        open_console().print("nothing to measure", highlight=False)
+
+
+def plan_json(made: "Plan") -> dict[str, Any]:
+    """A plan as plain data."""
+    return {
+        "sweep": made.sweep.name,
+        "counts": {action.value: count for action, count in made.counts().items()},
+        "trials": [
+            {
+                "trial_id": entry.trial_id,
+                "is_teacher": entry.is_teacher,
+                "method": entry.trial.method.label(),
+                "regularizer": entry.trial.regularizer_label,
+                "seed": entry.trial.seed,
+                "action": entry.action.value,
+                "reason": entry.reason,
+                "run_id": entry.run.run_id if entry.run else None,
+            }
+            for entry in (*made.teachers, *made.entries)
+        ],
+    }
+
+
+def records(table: "pd.DataFrame") -> Any:
+    """A table's rows as plain data."""
+    return json.loads(table.to_json(orient="records"))
+
+
+def print_json(data: Any) -> None:
+    """Prints plain data as JSON."""
+    typer.echo(json.dumps(data, indent=2, allow_nan=False))
