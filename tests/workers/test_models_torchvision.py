@@ -62,8 +62,8 @@ def published(name: str) -> int:
 
 def size_of(name: str) -> int:
     """Side of the images that torchvision's weights are for."""
-    side = models.get_model_weights(name).DEFAULT.meta.get("min_size", (224, 224))[0]
-    return 224 if name in PATCHES and name != "vit_h_14" else 518 if name == "vit_h_14" else max(side, 224)
+    side: int = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
+    return max(side, 224)
 
 
 def check(name: str) -> None:

@@ -8,11 +8,9 @@ Shape = tuple[int, int, int]
 """Channels, height and width of the images."""
 
 MOST_GROUPS = 32
+"""Wu & He's default."""
 SMALLEST_GROUP = 16
-"""Wu & He's two best settings (their table 3), 32 groups and 16 channels a group, whichever gives larger groups [ours].
-
-On a 1x1 map small groups lose what they normalise: a group of one is always 0, one of two keeps a sign.
-"""
+"""Channels in a group at least [ours]: on a 1x1 map a group of one is always 0, and one of two keeps only a sign."""
 
 
 def conv(inside: int, outside: int, kernel: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
