@@ -318,6 +318,7 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         The exit code: 0, 1 if trials failed, 130 if it was stopped.
     """
     from orchestrator.plan import Action
+    from orchestrator.settings import trial_labels
     from orchestrator.show import plan_sentence, plan_table
     from orchestrator.tracking import tracking_uri
 
@@ -338,9 +339,10 @@ def _report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
             console.print(plan_sentence(done.after, None), highlight=False)
         elif done.interrupted:
             console.print(f"stopped; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
+        labels = trial_labels([entry.trial for entry in done.after.entries])
         for entry in failed:
             console.print(
-                f"failed  {entry.trial_id}  {entry.trial.label()}: {entry.reason}", highlight=False, markup=False
+                f"failed  {entry.trial_id}  {labels[entry.trial_id]}: {entry.reason}", highlight=False, markup=False
             )
         console.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
     if done.interrupted:
@@ -372,6 +374,10 @@ def _show_answer(
 
 
 def _plan_json(made: "Plan") -> dict[str, Any]:
+    from orchestrator.settings import setting_labels
+
+    labels = setting_labels([entry.trial for entry in made.entries])
+    settings = {entry.trial_id: label for entry, label in zip(made.entries, labels, strict=True)}
     return {
         "sweep": made.sweep.name,
         "counts": {action.value: count for action, count in made.counts().items()},
@@ -380,6 +386,7 @@ def _plan_json(made: "Plan") -> dict[str, Any]:
                 "trial_id": entry.trial_id,
                 "method": entry.trial.method.label(),
                 "regularizer": entry.trial.regularizer_label,
+                "setting": settings.get(entry.trial_id, ""),
                 "seed": entry.trial.seed,
                 "action": entry.action.value,
                 "reason": entry.reason,
