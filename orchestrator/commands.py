@@ -82,6 +82,7 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         The exit code: 0, 1 if trials failed, 130 if it was stopped.
     """
     from orchestrator.plan import Action
+    from orchestrator.settings import trial_labels
     from orchestrator.show import plan_sentence, plan_table
     from orchestrator.tracking import tracking_uri
 
@@ -102,8 +103,11 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
             out.print(plan_sentence(done.after, None), highlight=False)
         elif done.interrupted:
             out.print(f"stopped; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
+        labels = trial_labels([entry.trial for entry in (*done.after.teachers, *done.after.entries)])
         for entry in failed:
-            out.print(f"failed  {entry.trial_id}  {entry.trial.label()}: {entry.reason}", highlight=False, markup=False)
+            out.print(
+                f"failed  {entry.trial_id}  {labels[entry.trial_id]}: {entry.reason}", highlight=False, markup=False
+            )
         out.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
     if done.interrupted:
         return INTERRUPTED
@@ -155,7 +159,7 @@ def report_evaluation(file: "SweepFile", made: "Plan", runs: list[Any], as_json:
             out.print(f"{trial_id}  {state}", highlight=False, markup=False, soft_wrap=True)
         name = evaluation.evaluation_id[:SHOWN_DIGITS]
         text = f"evaluation {name}: {done} of {len(made.entries)} trained trials measured"
-        out.print(f"{text}; `flatsweep correlate {file.path} --evaluation {name}`", highlight=False, soft_wrap=True)
+        out.print(f"{text}; `flatsweep correlate {file.words} --evaluation {name}`", highlight=False, soft_wrap=True)
     return 1 if failed else 0
 
 
@@ -175,6 +179,10 @@ def show_cost(made: "Plan", runs: list[Any], as_json: bool) -> None:
 
 def plan_json(made: "Plan") -> dict[str, Any]:
     """A plan as plain data."""
+    from orchestrator.settings import setting_labels
+
+    labels = setting_labels([entry.trial for entry in made.entries])
+    settings = {entry.trial_id: label for entry, label in zip(made.entries, labels, strict=True)}
     return {
         "sweep": made.sweep.name,
         "counts": {action.value: count for action, count in made.counts().items()},
@@ -184,6 +192,7 @@ def plan_json(made: "Plan") -> dict[str, Any]:
                 "is_teacher": entry.is_teacher,
                 "method": entry.trial.method.label(),
                 "regularizer": entry.trial.regularizer_label,
+                "setting": settings.get(entry.trial_id, ""),
                 "seed": entry.trial.seed,
                 "action": entry.action.value,
                 "reason": entry.reason,

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from orchestrator.errors import UserError
 from orchestrator.plan import Entry, Plan, folder_traces
+from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Resources, Sweep
 from orchestrator.tracking import tracking_uri
 
@@ -49,7 +50,7 @@ def launch(
     """
     entries = plan.to_launch()
     done = sum(not entry.action.launches for entry in plan.entries)
-    labels = {entry.trial_id: entry.trial.label() for entry in entries}
+    labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
     with (
         _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
         _ray(address, scratch),

@@ -35,6 +35,15 @@ def setting_labels(trials: Sequence[Trial]) -> list[str]:
     return [", ".join(f"{name}={text}" for name, text in found.items()) for found in differences(trials)]
 
 
+def trial_labels(trials: Sequence[Trial]) -> dict[str, str]:
+    """Short text for people by trial id, `at | none | steps=14 | seed 0`: method, regularisers, setting, seed."""
+    by_id = {trial.trial_id: trial for trial in trials}
+    return {
+        trial_id: f"{trial.cell}{' | ' * bool(setting)}{setting} | seed {trial.seed}"
+        for (trial_id, trial), setting in zip(by_id.items(), setting_labels(list(by_id.values())), strict=True)
+    }
+
+
 def _short_names(keys: Sequence[str]) -> dict[str, str]:
     """The last part of each dotted key, or the whole key where two would be the same. A component's name is its part's:
     `training.schedule.name` is `schedule`."""

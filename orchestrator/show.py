@@ -12,7 +12,7 @@ from rich.text import Text
 
 from orchestrator.cost import Cost
 from orchestrator.plan import Action, Entry, Estimate, Plan
-from orchestrator.settings import differences, setting_labels
+from orchestrator.settings import differences, trial_labels
 
 WORDS = {
     Action.RUN: "to run",
@@ -124,13 +124,11 @@ def reasons(plan: Plan, entries: Sequence[Entry], limit: int = 40) -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("trial", "cell and seed", "would", "why"):
         table.add_column(heading, overflow="fold")
-    trials = {entry.trial_id: entry.trial for entry in (*plan.entries, *entries)}
-    by_id = dict(zip(trials, setting_labels(list(trials.values())), strict=True))
+    labels = trial_labels([entry.trial for entry in (*plan.entries, *entries)])
     for entry in entries[:limit]:
-        setting = f" | {by_id[entry.trial_id]}" if by_id[entry.trial_id] else ""
         table.add_row(
             entry.trial_id,
-            escape(f"{entry.trial.cell}{setting} | seed {entry.trial.seed}"),
+            escape(labels[entry.trial_id]),
             f"[{COLOURS[entry.action]}]{entry.action.value}[/]",
             escape(entry.reason),
         )

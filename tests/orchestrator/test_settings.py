@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from orchestrator.plan import Traces, make_plan
-from orchestrator.settings import differences, setting_labels
+from orchestrator.settings import differences, setting_labels, trial_labels
 from orchestrator.show import plan_table, reasons
 from orchestrator.spec.sweep import Sweep, Trial
 
@@ -134,7 +134,7 @@ def test_a_union_of_grids_is_a_list_of_kinds() -> None:
     grids = [
         {"methods": ["at", {"name": "trades", "beta": [1, 3, 6]}, "mart", "advlc"], "seeds": [0]},
         {"methods": ["at"], "regularizers": [{"name": "label_noise", "rate": [0.1, 0.2]}], "seeds": [0]},
-        {"methods": ["at"], "regularizers": [["cutout", {"name": "dropout", "rate": 0.2}]], "seeds": [0]},
+        {"methods": ["at"], "regularizers": [["mixup", {"name": "dropout", "rate": 0.2}]], "seeds": [0]},
         grid(attack={"steps": [1, 3]}),
     ]
     table, listed = printed(a_sweep(grid=grids), 200)
@@ -144,11 +144,11 @@ def test_a_union_of_grids_is_a_list_of_kinds() -> None:
         ["mart", "none", "1 to run"],
         ["advlc", "none", "1 to run"],
         ["at", "label_noise", "2 to run"],
-        ["at", "cutout + dropout", "1 to run"],
+        ["at", "mixup + dropout", "1 to run"],
         ["at", "none", "steps", "2 to run"],
     ]
     assert [row[1] for row in rows(listed)[-3:]] == [
-        "at | cutout + dropout(rate=0.2) | seed 0",
+        "at | mixup + dropout(rate=0.2) | seed 0",
         "at | none | steps=1 | seed 0",
         "at | none | steps=3 | seed 0",
     ]
@@ -163,3 +163,12 @@ def test_many_regularizers_are_a_list_too() -> None:
 def test_differences_are_named_like_labels() -> None:
     trials: list[Trial] = a_sweep(grid=[grid(), grid(epochs=3), grid(batch_size=7)]).trials()
     assert differences(trials) == [{}, {"epochs": "3"}, {"batch_size": "7"}]
+
+
+def test_labels_tell_the_trials_of_a_union_apart() -> None:
+    trials = a_sweep(grid=[grid(), grid(attack={"steps": [1, 7]}), grid(epochs=3)]).trials()
+    assert list(trial_labels(trials).values()) == [
+        "at | none | seed 0", "at | none | steps=1 | seed 0", "at | none | epochs=3 | seed 0"
+    ]  # fmt: skip
+    assert list(trial_labels(trials)) == [trial.trial_id for trial in trials]
+    assert trial_labels([*trials, *trials[:2]]) == trial_labels(trials)  # each counts once

@@ -188,7 +188,7 @@ WU_METHODS = [
 
 def on_digits(
     method: Table, *regularizers: Table, epochs: int, batch_size: int = 100, stop: Table, width: int = 8,
-    images: int = 600, schedule: Table, optimizer: Table, attack: Table,
+    images: int = 300, schedule: Table, optimizer: Table, attack: Table,
 ) -> Table:  # fmt: skip
     training = {
         "epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, "schedule": schedule, "attack": attack,
@@ -203,13 +203,13 @@ def on_digits(
 WU_SMALL = [
     on_digits(
         method,
-        epochs=6,
-        schedule=steps_at(3, 5),
+        epochs=20,
+        schedule=steps_at(12, 16),
         optimizer=sgd(0.1, nesterov=False),
-        attack=pgd(5, 0.05, eps=0.15, best=False),
+        attack=pgd(4, 0.05, eps=0.15, best=False),
         stop=stopping(measuring(5, 0.05, best_iterate=False)),
     )
-    for method in (*WU_METHODS[:4], awp(trades(6), 0.005, warmup=2), awp(mart(5), 0.005, warmup=2))
+    for method in (*WU_METHODS[:4], awp(trades(6), 0.005, warmup=1), awp(mart(5), 0.005, warmup=1))
 ]
 
 # Li22: the defaults of its code, with --max_iter 10 --reg_lam 0.3 --reg_top 0.1, and --swa 50 n 500 --reg_lam 0.4
@@ -232,10 +232,10 @@ LI_CELLS = [(AT,), (advlc(0.3),), (advlc(0.3, linear_warmup=True),), (AT, SWA), 
 LI_SMALL = [
     on_digits(
         *cell,
-        epochs=8,
-        schedule=steps_at(4, 6),
+        epochs=20,
+        schedule=steps_at(12, 16),
         optimizer=sgd(0.1, 1e-4, nesterov=False),
-        attack=pgd(5, 0.05, eps=0.15, random_start=False, best=False),
+        attack=pgd(4, 0.05, eps=0.15, random_start=False, best=False),
         stop=stopping(measuring(5, 0.05, random_start=False)),
     )
     for cell in LI_CELLS
@@ -250,10 +250,9 @@ OVERFITTING_CELLS = [
 OVERFITTING_SMALL = [
     on_digits(
         *cell,
-        epochs=24,
+        epochs=40,
         width=12,
-        images=800,
-        schedule=steps_at(12, 18),
+        schedule=steps_at(30, 36),
         optimizer=sgd(0.1),
         attack=pgd(4, 0.05, eps=0.15),
         stop=stopping(measuring(5, 0.05)),
@@ -278,10 +277,10 @@ WCI = [
 WCI_SMALL = [
     on_digits(
         *cell,
-        epochs=8,
-        schedule=steps_at(4, 6),
+        epochs=20,
+        schedule=steps_at(12, 16),
         optimizer=sgd(0.1, nesterov=False),
-        attack=pgd(5, 0.05, eps=0.15, best=False),
+        attack=pgd(4, 0.05, eps=0.15, best=False),
         stop=stopping(measuring(5, 0.05)),
     )
     for cell in ((AT,), (trades(6),), (awp(AT, 0.01),), (AT, decay(5e-3)))
@@ -342,7 +341,7 @@ MEASURES: dict[tuple[str, str | None], list[Table]] = {
         worst(measuring(8, 0.0375), 2, 2, 100),
     ],
 }
-KEPT = {("overfitting", None): 5, ("overfitting", "small"): 6, ("wci24", None): 10, ("wci24", "small"): 4}
+KEPT = {("overfitting", None): 5, ("overfitting", "small"): 8, ("wci24", None): 10, ("wci24", "small"): 5}
 CHECKPOINTS = {"wu20": ("last", "best"), "li22": ("last", "best")} | dict.fromkeys(
     ("overfitting", "wci24"), ("last", "best", "kept")
 )

@@ -131,3 +131,5 @@ def test_init_writes_one(name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPat
     planned = CliRunner().invoke(cli.app, ["plan", "other.yaml", "--profile", "small", "--json"])
     made = json.loads(planned.stdout)
     assert (made["sweep"], made["counts"]) == (f"{name}-small", {"run": COUNTS[name][1]})
+    cells = [(trial["method"], trial["regularizer"], trial["setting"], trial["seed"]) for trial in made["trials"]]
+    assert len(set(cells)) == len(cells)
