@@ -14,7 +14,14 @@ def differences(trials: Sequence[Trial]) -> list[dict[str, str]]:
     thing at a time, a trial is known by what is unusual about it. Trials with different settings differ here all the
     same.
     """
-    flat = [flatten({key: canonical(getattr(trial, key), complete=True) for key in SHARED}) for trial in trials]
+    flattened: dict[tuple[int, ...], dict[str, object]] = {}
+    flat = []
+    for trial in trials:
+        parts = {key: getattr(trial, key) for key in SHARED}
+        same = tuple(map(id, parts.values()))  # the cells of a grid share them
+        if same not in flattened:
+            flattened[same] = dict(flatten({key: canonical(part, complete=True) for key, part in parts.items()}))
+        flat.append(flattened[same])
     keys = {key for one in flat for key in one}
     counts = {key: Counter(_text(one[key]) if key in one else None for one in flat) for key in keys}
     varying = sorted(key for key in keys if len(counts[key]) > 1)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Container
+from functools import lru_cache
 
 from orchestrator.spec.base import digest
 from orchestrator.spec.measures import Measure
@@ -70,7 +71,12 @@ def networks(trial: Trial, evaluation: Evaluation, kept: Container[int]) -> list
 def result_name(measure: Measure, seed: int, network: str = LAST) -> str:
     """File name of a measure's result: it holds the hash of all settings, so that other settings lie beside it."""
     which = "" if network == LAST else f"{network}-"
-    return f"{measure.name}-{which}{digest({'measure': measure, 'seed': seed})}.json"
+    return f"{measure.name}-{which}{_settings_digest(measure, seed)}.json"
+
+
+@lru_cache(maxsize=1024)  # a plan asks for every trial
+def _settings_digest(measure: Measure, seed: int) -> str:
+    return digest({"measure": measure, "seed": seed})
 
 
 def arrays_name(result: str) -> str:

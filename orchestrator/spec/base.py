@@ -12,6 +12,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import lru_cache
 from importlib import import_module
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
@@ -84,17 +85,10 @@ def canonical(value: Any, complete: bool = False) -> Any:
         complete: with the fields that were added after the first release, whatever their values.
     """
     if isinstance(value, Spec):
-        kept: dict[str, Any] = {}
-        if isinstance(value, Component) and (package := _import_package(type(value))) != OWN_PACKAGE:
-            kept["_package"] = package  # no field's name begins with "_"
-        for name, field in type(value).model_fields.items():
-            rule = field.json_schema_extra.get("identity", True) if isinstance(field.json_schema_extra, dict) else True
-            item = getattr(value, name)
-            if rule == "if_changed":
-                rule = complete or item != field.get_default(call_default_factory=True)
-            if rule:
-                kept[name] = canonical(item, complete)
-        return kept
+        try:
+            return _remembered(value, complete)
+        except TypeError:  # a component of another package with a field that cannot be hashed
+            return _fields(value, complete)
     if isinstance(value, tuple | list):
         return [canonical(item, complete) for item in value]
     if isinstance(value, dict):
@@ -104,9 +98,28 @@ def canonical(value: Any, complete: bool = False) -> Any:
     return value
 
 
+def _fields(spec: Spec, complete: bool) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    if isinstance(spec, Component) and (package := _import_package(type(spec))) != OWN_PACKAGE:
+        kept["_package"] = package  # no field's name begins with "_"
+    for name, field in type(spec).model_fields.items():
+        rule = field.json_schema_extra.get("identity", True) if isinstance(field.json_schema_extra, dict) else True
+        item = getattr(spec, name)
+        if rule == "if_changed":
+            rule = complete or item != field.get_default(call_default_factory=True)
+        if rule:
+            kept[name] = canonical(item, complete)
+    return kept
+
+
+# the cells of a grid share their parts
+_remembered = lru_cache(maxsize=4096)(_fields)
+
+
 def digest(value: Any) -> str:
     """Hash of the canonical JSON of a spec or of plain data: `ID_LENGTH` hex digits."""
-    text = json.dumps(canonical(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    plain = _fields(value, complete=False) if isinstance(value, Spec) else canonical(value)
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:ID_LENGTH]
 
 
