@@ -1,5 +1,6 @@
 """Runs brought in line with journals, on a real SQLite store, without Ray."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -168,6 +169,33 @@ def test_a_value_measured_again_is_the_latest(place: Place) -> None:
         RunSink(place.store.uri, run_id).send(records[:until])
         assert place.run(run_id).metrics["m"] == records[until - 1].value
     assert place.points(run_id, "m") == [(2, 1.0), (2, 2.0), (2, 1.0)]
+
+
+def test_a_recorded_file_is_an_artifact_once(place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run_id = place.new_run(place.sweep.trials()[0])
+    folder, client = Folder(str(tmp_path / "trial")), place.store.client
+
+    def sent(content: bytes) -> bytes:
+        (folder / "measures").write("a.npz", content)
+        record = Record("file", "measures/a.npz", text=_hash(content))
+        for _ in range(2):
+            RunSink(place.store.uri, run_id, folder).send([record])
+        (found,) = client.list_artifacts(run_id, "measures")
+        assert found.path == "measures/a.npz"
+        return Path(client.download_artifacts(run_id, found.path, str(tmp_path))).read_bytes()
+
+    assert sent(b"one") == b"one"
+    artifact = next((place.base / "runs").rglob("a.npz"))
+    before = artifact.stat().st_mtime_ns
+    RunSink(place.store.uri, run_id, folder).send([Record("file", "measures/a.npz", text=_hash(b"one"))])
+    assert artifact.stat().st_mtime_ns == before, "what is there is not sent again"
+    assert sent(b"two") == b"two", "a new content is"
+    RunSink(place.store.uri, run_id, folder).send([Record("file", "measures/gone.npz", text="0")])
+    assert "gone.npz is gone" in caplog.text
+
+
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def test_many_values_and_a_long_tag_fit(place: Place) -> None:
