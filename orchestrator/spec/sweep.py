@@ -290,7 +290,7 @@ class Sweep(Spec):
     def _cells_can_be_trained(self) -> Self:
         for number, grid in enumerate(self.grid):
             known = set()
-            for cell in self._left(grid):
+            for cell in list(self._left(grid)):  # all at once: what a cell holds must not give its id away
                 key = (id(cell.data), id(cell.model), id(cell.training), id(cell.method), id(cell.regularizers))
                 if key not in known:
                     known.add(key)

@@ -69,6 +69,12 @@ CASES = {
         3,
         "a cutout of 16 pixels is larger than the images of digits, 8 x 8",
     ),
+    "one of many": (
+        "grid:\n  methods: [at]\n  regularizers:\n    - {name: label_noise, rate: [.1, .2, .3]}\n    - cutout\n"
+        "  seeds: [0, 1, 2]\n",
+        5,
+        "a cutout of 16 pixels",
+    ),
     "awp never": (
         "training: {epochs: 10}\ngrid:\n  methods:\n    - {name: awp, over: trades}\n  seeds: [0]\n",
         4,
