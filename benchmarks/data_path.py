@@ -98,7 +98,7 @@ def main() -> None:
         alternatives = {
             "flatsweep": ours(batches, regularizers),
             "DataLoader": torchvisions(theirs, 0),
-            "DataLoader, 2 workers": torchvisions(theirs, 2),
+            "DataLoader with 2 workers": torchvisions(theirs, 2),
         }
         seconds = interleaved(alternatives, arguments.repetitions)
         print_ratios(f"{title}, batches of {BATCH}", seconds, "flatsweep", "images/s", lambda each: count / each)
