@@ -152,7 +152,7 @@ def test_plan_of_a_larger_grid_estimates_its_time(
     path.write_text(json.dumps({"name": "tiny"} | BASE | {"grid": GRID | {"seeds": [0, 1, 2, 3]}}))
     made = printed(capsys, "plan", str(path), "--json")
     assert made["counts"] == {"done": 8, "run": 8}
-    cost = sum(v for run in swept.runs.values() for key, v in run.metrics.items() if key.startswith("cost/"))
+    cost = sum(v for run in swept.runs.values() for key, v in run.metrics.items() if key.endswith("_seconds"))
     assert made["trial_hours"] == pytest.approx(cost / 3600)
 
 
