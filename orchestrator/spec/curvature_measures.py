@@ -1,0 +1,111 @@
+"""Measures of the loss's curvature in weight space (SCIENCE.md section 7). Implementations live in workers/measures."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from orchestrator.spec.base import Integer, Number
+from orchestrator.spec.measures import MEASURES, Count, Measure, attack_passes
+from orchestrator.spec.training import Attack, EvaluationAttack
+
+PRODUCT_PASSES = 4.5
+"""A Hessian-vector product in forward-backward passes: forward, backward with a graph, and back through both."""
+
+
+class FixedExamples(Measure):
+    """What is measured at examples that are found once, at the trained weights, and then stay as they are."""
+
+    loss: Literal["robust", "clean"] = "robust"
+    """`robust`: at adversarial examples that are found at the trained weights and then fixed; `clean`: at the images
+    as they are."""
+    attack: EvaluationAttack = EvaluationAttack()
+    """The attack behind the robust loss; PGD-20 by default."""
+    examples: Count = 1000
+    """First so many images of the split (fewer if there are fewer)."""
+    split: Literal["test", "train"] = "test"
+    """Which images; those of training un-augmented."""
+    batch_size: Count = 128
+    """Images in one graph: bounds the memory, changes results by rounding only."""
+
+    def key(self, value: str) -> str:
+        """Name of a value: the robust loss on test images has no ending."""
+        return value + ("" if self.loss == "robust" else "_clean") + ("" if self.split == "test" else "_train")
+
+    def attacked_passes(self, attack: Attack) -> float:
+        """Passes of one image until the examples are there."""
+        return attack_passes(self.attack.resolve(attack)) + 0.5 if self.loss == "robust" else 0.5
+
+
+@MEASURES.register
+class Curvature(FixedExamples):
+    """Largest and smallest eigenvalues, trace and spectral density of the loss's Hessian in all weight matrices."""
+
+    implementation = "workers.measures.curvature:curvature"
+    presets = {  # noqa: RUF012  (a class variable of the base)
+        "quick": {
+            "eigenvalues": 1, "lanczos_steps": 24, "max_products": 24, "probes": 20, "density_probes": 0,
+            "examples": 300, "attack": {"steps": 10},
+        },
+        "paper": {"eigenvalues": 1, "lanczos_steps": 100, "max_products": 200, "trace": "hutchinson", "probes": 100,
+                  "density_probes": 1, "split": "train"},
+    }  # fmt: skip
+
+    name: Literal["curvature"] = "curvature"
+    eigenvalues: Annotated[Integer, Field(ge=1, le=100)] = 5
+    """Largest eigenvalues that are reported."""
+    tolerance: Annotated[Number, Field(gt=0, lt=1)] = 1e-3
+    """Largest residual ||Hv - lambda v|| of an eigenvector v of length 1 relative to the largest |lambda|; the
+    eigenvalue is then off by at most that much, usually by its square."""
+    lanczos_steps: Annotated[Integer, Field(ge=4, le=1000)] = 64
+    """Lanczos vectors that are kept in memory before the iteration restarts; also the nodes of the density."""
+    max_products: Annotated[Integer, Field(ge=4)] = 256
+    """Hessian-vector products after which the search for eigenvalues gives up and says so."""
+    trace: Literal["exact", "hutchinson", "hutch++"] = "exact"
+    """`exact`: without probes where the network is piecewise linear in the weights of each layer (ReLU and the like),
+    else from probes of each example's own. `hutchinson`: mean over probes that all examples share. `hutch++`: a third
+    of those finds the large eigenvalues, a third measures them, a third estimates the rest (Meyer et al. 2021, arXiv
+    2010.09649)."""
+    probes: Annotated[Integer, Field(ge=6)] = 100
+    """Hessian-vector products behind an estimated trace."""
+    density_probes: Annotated[Integer, Field(ge=0)] = 1
+    """Random starts of the spectral density; the first costs nothing beside the eigenvalues. 0: no density."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Eigenvalues from the largest, the smallest, |smallest| / largest, the trace and its standard error."""
+        largest = (self.key(f"hessian_eigenvalue{rank + 1}") for rank in range(self.eigenvalues))
+        trace = self.key("hessian_trace")
+        return (*largest, self.key("hessian_smallest"), self.key("hessian_ratio"), trace, trace + "_se")
+
+    def passes(self, attack: Attack) -> float:
+        """The attack, and all products as if none had converged early."""
+        further = max(self.density_probes - 1, 0) * self.lanczos_steps
+        products = max(self.max_products, self.lanczos_steps) + further + self.probes
+        return self.examples * (self.attacked_passes(attack) + PRODUCT_PASSES * products)
+
+
+@MEASURES.register
+class WeightCurvatureIndex(FixedExamples):
+    """Weight-Curvature Index: sum over layers of sqrt(||W_l||_F^2 * max(Tr H_l, 0)) (our reading of WCI24)."""
+
+    implementation = "workers.measures.wci:wci"
+    presets = {  # noqa: RUF012
+        "quick": {"examples": 300, "attack": {"steps": 10}, "standard_error": 0.1, "max_probes": 100},
+        "paper": {"split": "train"},
+    }
+
+    name: Literal["wci"] = "wci"
+    traces: Literal["exact", "estimated"] = "exact"
+    """`exact`: without probes where the network is piecewise linear in the weights of each layer (ReLU and the like),
+    else `estimated`. `estimated`: always from random probes."""
+    standard_error: Annotated[Number, Field(gt=0, lt=1)] = 0.02
+    """Estimated traces: probes are added until the standard error of the index, relative to it, is at most this."""
+    max_probes: Annotated[Integer, Field(ge=20)] = 1000
+    """Hessian-vector products after which estimating gives up and says so."""
+
+    def keys(self) -> tuple[str, ...]:
+        """The index, and its standard error over probes: 0 where the traces are exact."""
+        return self.key("wci"), self.key("wci") + "_se"
+
+    def passes(self, attack: Attack) -> float:
+        """The attack, and all products, though exact traces need none."""
+        return self.examples * (self.attacked_passes(attack) + PRODUCT_PASSES * self.max_probes)
