@@ -16,7 +16,7 @@ from workers.measures.unfolded import Layer, by_place, layers_of, unfolded, watc
 from workers.seeding import generator
 from workers.steps import Steps, Tick, stepwise
 
-LOOKED_AT = 4
+LOOKED_AT = 2
 """Examples on which linearity is checked."""
 MEMORY = 512 * 1024**2
 """Bytes for what is kept of the layers; bounds the examples that are taken at once."""
