@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,14 @@ import pytest
 import torch
 from curvature_toys import block_traces, dense_hessian, small_net, small_splits
 from torch import nn
-from toys import ATTACK, assert_same_state, digits, digits_network, state
+from toys import ATTACK, assert_same_state, digits, digits_network, state, trial
 
 from orchestrator.spec.curvature_measures import Curvature, WeightCurvatureIndex
 from orchestrator.spec.measures import MEASURES
+from orchestrator.spec.sweep import Evaluation
 from orchestrator.spec.training import Attack
 from workers.data.splits import Images, Splits
+from workers.journal import Journal
 from workers.measures.curvature import curvature
 from workers.measures.hessian import curvature_tensors
 from workers.measures.result import Result
@@ -23,6 +26,8 @@ from workers.measures.robust_loss import robust_examples
 from workers.measures.wci import index_of, wci
 from workers.models.classifier import Classifier
 from workers.models.resnet import PreActBlock
+from workers.storage import Folder
+from workers.trial import run_trial
 
 TRAINING = Attack(**ATTACK)
 FAST = {"attack": {"steps": 2, "step_size": 0.05}}
@@ -270,6 +275,22 @@ def list_of(steps: Any) -> tuple[Result, int]:
             count += 1
         except StopIteration as stop:
             return stop.value, count
+
+
+def test_in_a_trial(tmp_path: Path) -> None:
+    """Values in their files and in the journal, arrays beside them, flags as tags."""
+    quick = {"preset": "quick", "examples": 20, **FAST}
+    measures = [{"name": name, **quick} for name in ("wci", "adaptive_sharpness", "relative_flatness")]
+    evaluation = Evaluation(measures=[{"name": "curvature", **quick, "max_products": 4}, *measures])
+    folder = Folder(str(tmp_path))
+    values = run_trial(trial(epochs=1, attack={**ATTACK, "steps": 1}), evaluation, folder)
+    keys = [key for measure in evaluation.measures for key in measure.keys()]  # noqa: SIM118  (a method)
+    assert all(math.isfinite(values[key]) for key in keys)
+    assert set(keys) <= {record.key for record in Journal(folder).records if record.kind == "metric"}
+    (flags,) = (record.text for record in Journal(folder).records if record.key == "flags/last/curvature")
+    assert "hessian_eigenvalue1 has not converged in 4 products" in flags
+    arrays = [dict(np.load(path)) for path in sorted(tmp_path.rglob("*.npz"))]
+    assert {"residuals", "layer_traces", "draws", "relative_flatness"} <= {key for file in arrays for key in file}
 
 
 def test_seed_decides(trained: Classifier) -> None:

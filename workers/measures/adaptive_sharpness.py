@@ -60,18 +60,12 @@ def adaptive_sharpness(
         for rho, increases in zip(settings.average_rho, draws.T, strict=True):
             values[settings.average_key(rho)] = float(increases.mean())
             values[settings.average_key(rho) + "_se"] = standard_error(increases)
-    chunks = [slice(low, low + settings.chunk) for low in range(0, len(examples.y), settings.chunk)]
-    sizes = torch.tensor([len(examples.y[chunk]) for chunk in chunks], dtype=torch.float64)
+    worst: dict[str, list[Tensor]] = {}
     for norm, rho in settings.worst():
-        found = []
-        for index, chunk in enumerate(chunks):
-            name = f"{norm} rho {rho:g} chunk {index}"
-            if name not in parts:
-                parts[name] = yield from _worst(model, examples, chunk, settings, norm, rho)
-            found.append(parts[name])
-        increases = torch.tensor(found, dtype=torch.float64)
-        values[settings.worst_key(norm, rho)] = float((increases * sizes).sum() / sizes.sum())
-        arrays[norm] = torch.cat([arrays.get(norm, increases.new_empty(0, len(chunks))), increases[None]])
+        increases, mean = yield from _worst_mean(model, examples, settings, norm, rho, parts)
+        values[settings.worst_key(norm, rho)] = mean
+        worst.setdefault(norm, []).append(increases)
+    arrays |= {norm: torch.stack(rows) for norm, rows in worst.items()}
     odd = [key for key, value in values.items() if not math.isfinite(value)]
     flags = (f"the loss is not finite at perturbed weights: {', '.join(odd)}",) if odd else ()
     return Result(values, arrays, flags)
@@ -101,6 +95,22 @@ def _averages(
         parts[name] = found
         yield Tick(draw + 1, settings.draws)
     return torch.tensor([parts[name] for name in names], dtype=torch.float64)
+
+
+def _worst_mean(
+    model: nn.Module, examples: Examples, settings: AdaptiveSharpness, norm: str, rho: float, parts: Parts
+) -> Steps[tuple[Tensor, float]]:
+    """Largest increase in each chunk, float64, and their mean, each chunk counted by its size."""
+    found, sizes = [], []
+    for index, low in enumerate(range(0, len(examples.y), settings.chunk)):
+        chunk, name = slice(low, low + settings.chunk), f"{norm} rho {rho:g} chunk {index}"
+        if name not in parts:
+            parts[name] = yield from _worst(model, examples, chunk, settings, norm, rho)
+        found.append(parts[name])
+        sizes.append(len(examples.y[chunk]))
+    increases = torch.tensor(found, dtype=torch.float64)
+    weights = torch.tensor(sizes, dtype=torch.float64) / sum(sizes)
+    return increases, float((increases * weights).sum())
 
 
 def _worst(
