@@ -62,10 +62,10 @@ class Curvature(FixedExamples):
     max_products: Annotated[Integer, Field(ge=4)] = 256
     """Hessian-vector products after which the search for eigenvalues gives up and says so."""
     trace: Literal["exact", "hutchinson", "hutch++"] = "exact"
-    """`exact`: without probes where the network is piecewise linear in the weights of each layer (ReLU and the like),
-    else from probes of each example's own. `hutchinson`: mean over probes that all examples share. `hutch++`: a third
-    of those finds the large eigenvalues, a third measures them, a third estimates the rest (Meyer et al. 2021, arXiv
-    2010.09649)."""
+    """`exact`: without probes where the network is piecewise linear in the weights of each layer (ReLU and the like);
+    else what the Gauss-Newton part leaves is estimated from probes of each example's own. `hutchinson`: mean over
+    probes that all examples share. `hutch++`: a third of those finds the large eigenvalues, a third measures them, a
+    third estimates the rest (Meyer et al. 2021, arXiv 2010.09649)."""
     probes: Annotated[Integer, Field(ge=6)] = 100
     """Hessian-vector products behind an estimated trace."""
     density_probes: Annotated[Integer, Field(ge=0)] = 1
@@ -95,9 +95,10 @@ class WeightCurvatureIndex(FixedExamples):
     }
 
     name: Literal["wci"] = "wci"
-    traces: Literal["exact", "estimated"] = "exact"
-    """`exact`: without probes where the network is piecewise linear in the weights of each layer (ReLU and the like),
-    else `estimated`. `estimated`: always from random probes."""
+    traces: Literal["exact", "hutchinson"] = "exact"
+    """`exact`: without probes where the network is piecewise linear in the weights of each layer (ReLU and the like);
+    else what the Gauss-Newton part leaves is estimated from probes of each example's own. `hutchinson`: from probes
+    that all examples share."""
     standard_error: Annotated[Number, Field(gt=0, lt=1)] = 0.02
     """Estimated traces: probes are added until the standard error of the index, relative to it, is at most this."""
     max_probes: Annotated[Integer, Field(ge=20)] = 1000

@@ -10,9 +10,10 @@ from orchestrator.spec.training import Attack
 from workers.data.splits import Splits
 from workers.measures.estimated_traces import estimated_traces
 from workers.measures.fixed_examples import Examples, fixed_examples, unmeasured
+from workers.measures.gauss_newton import gauss_newton_traces
 from workers.measures.hessian import Hessian, curvature_tensors, differentiated
 from workers.measures.lanczos import density, lanczos
-from workers.measures.layer_traces import exact_traces, why_not_exact
+from workers.measures.remainder import why_not_exact
 from workers.measures.result import Parts, Result, standard_error
 from workers.measures.trace import hutch_plus_plus, hutchinson, random_signs
 from workers.steps import Steps, stepwise
@@ -110,7 +111,7 @@ def _trace(
         return float(forms.sum(1).mean()), standard_error(forms.sum(1)), []
     reason = why_not_exact(model, tensors, examples.x, seed)
     if reason is None:
-        exact = yield from exact_traces.steps(model, tensors, examples.x, settings.batch_size, parts)
+        exact = yield from gauss_newton_traces.steps(model, tensors, examples.x, settings.batch_size, parts)
         return float(exact.sum()), 0.0, []
     forms = yield from estimated_traces.steps(
         model, tensors, examples.x, examples.y, settings.batch_size, seed, probes, parts

@@ -10,9 +10,11 @@ from orchestrator.spec.training import Attack
 from workers.data.splits import Splits
 from workers.measures.estimated_traces import estimated_traces
 from workers.measures.fixed_examples import Examples, fixed_examples, unmeasured
-from workers.measures.hessian import curvature_tensors, differentiated
-from workers.measures.layer_traces import exact_traces, why_not_exact
+from workers.measures.gauss_newton import gauss_newton_traces
+from workers.measures.hessian import Hessian, curvature_tensors, differentiated
+from workers.measures.remainder import why_not_exact
 from workers.measures.result import Parts, Result
+from workers.measures.trace import hutchinson
 from workers.steps import Steps, stepwise
 
 ROUND = 10
@@ -55,7 +57,7 @@ def wci(
     with differentiated(model, tensors):
         reason = why_not_exact(model, tensors, examples.x, seed) if settings.traces == "exact" else ""
         if reason is None:
-            traces = yield from exact_traces.steps(model, tensors, examples.x, settings.batch_size, parts)
+            traces = yield from gauss_newton_traces.steps(model, tensors, examples.x, settings.batch_size, parts)
             forms = traces[None]
         else:
             forms = yield from _estimated(model, tensors, examples, norms, settings, seed, parts)
@@ -78,13 +80,17 @@ def _estimated(
     parts: Parts,
 ) -> Steps[Tensor]:
     """Probes x tensors, until the index is as accurate as asked for or the probes are used up."""
+    hessian = Hessian(model, tensors, examples.x, examples.y, settings.batch_size)
     rounds: list[Tensor] = []
     done = 0
     while True:
         probes = range(done, min(done + ROUND, settings.max_probes))
-        found = yield from estimated_traces.steps(
-            model, tensors, examples.x, examples.y, settings.batch_size, seed, probes, parts
-        )
+        if settings.traces == "hutchinson":
+            found = yield from hutchinson.steps(hessian, seed, probes, parts, settings.max_probes)
+        else:
+            found = yield from estimated_traces.steps(
+                model, tensors, examples.x, examples.y, settings.batch_size, seed, probes, parts
+            )
         rounds.append(found)
         forms, done = torch.cat(rounds), probes.stop
         index, error = index_of(forms, norms)

@@ -1,10 +1,11 @@
-"""Traces of each layer's diagonal block of the Hessian from random directions that are drawn for every example.
+"""Traces of what a layer's diagonal block of the Hessian has beside its Gauss-Newton part, by random directions.
 
-An example's share in a layer's block is seen in the layer's output: moving the weight by V moves the output by V U, U
-the unfolded input, and where a layer is applied once, U does not depend on its own weight. So each example may have a
-direction of its own, at the cost of one product with the Hessian in the layers' outputs, and its noise is averaged over
-the examples: the variance is smaller by their number than with one direction for all. Directions are a b^T with random
-signs a and b, whose entries are uncorrelated and of variance 1, as the trace needs it [ours].
+This remainder is the mean over examples of sum_k (p_k - [k = y]) d^2 z_k / dW_l^2, z the logits: the curvature of the
+functions behind a layer, none with ReLU and the like. An example's share is seen in the layer's output: moving the
+weight by V moves the output by V U, U the unfolded input, and where a layer is applied once, U does not depend on its
+own weight. So each example may have a direction of its own at the cost of one product with the Hessian in the layers'
+outputs, and the noise is averaged over examples. Directions are a b^T with random signs a and b, whose entries are
+uncorrelated and of variance 1, as the trace needs it [ours].
 """
 
 from collections.abc import Sequence
@@ -14,18 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from workers.measures.result import Parts
-from workers.measures.unfolded import Layer, by_place, layers_of, unfolded, watched
+from workers.measures.unfolded import Layer, by_place, layers_of, unfolded, watched, why_not_layers
 from workers.seeding import generator
 from workers.steps import Steps, Tick, stepwise
 
 MEMORY = 512 * 1024**2
 """Bytes for the unfolded inputs that are kept; bounds the examples that are taken at once."""
+LOOKED_AT = 2
+"""Examples on which linearity is checked."""
 BLOCK = 16
 """Examples that share a random generator; batches are made of whole blocks, so that their size changes no draw."""
 
 
 @stepwise
-def probed_traces(
+def remainder_traces(
     model: nn.Module,
     tensors: Sequence[nn.Parameter],
     x: Tensor,
@@ -35,7 +38,7 @@ def probed_traces(
     probes: range,
     parts: Parts,
 ) -> Steps[Tensor]:
-    """Estimates of the trace of the mean cross-entropy's diagonal block for each tensor.
+    """Estimates of the trace of the remainder of each tensor's block for the mean cross-entropy.
 
     Args:
         model: from images to logits; in `differentiated`.
@@ -61,8 +64,7 @@ def probed_traces(
         for number, (name, (low, high)) in enumerate(zip(names, bounds, strict=True)):
             if name not in parts:
                 logits, seen = _forward(model, layers, x[low:high])
-                loss = F.cross_entropy(logits, y[low:high], reduction="sum")
-                forms = _quadratic_forms(loss, seen, low, seed, probes)
+                forms = _quadratic_forms(_straight(logits, y[low:high]), seen, low, seed, probes)
                 places = {id(item.layer.weight): place for place, item in enumerate(seen)}
                 parts[name] = [[row[places[id(t)]] if id(t) in places else 0.0 for t in tensors] for row in forms]
                 yield Tick(number + 1, len(bounds))
@@ -72,12 +74,47 @@ def probed_traces(
     return torch.tensor([parts[name] for name in names], dtype=torch.float64).sum(0) / len(x)
 
 
+def why_not_exact(model: nn.Module, tensors: Sequence[nn.Parameter], x: Tensor, seed: int) -> str | None:
+    """Why there is a remainder, or may be one, in words; None where the Gauss-Newton part is all there is.
+
+    Beside looking at the modules: on a few examples the logits' second derivatives in the layers' outputs must vanish
+    along a random direction, so that functions which are no module are noticed too.
+
+    Args:
+        model: from images to logits; in `differentiated`.
+        tensors: those asked for.
+        x: images, of which the first few are used.
+        seed: of the random direction.
+    """
+    if reason := why_not_layers(model, tensors, x[:LOOKED_AT]):
+        return reason
+    logits, seen = _forward(model, layers_of(model, tensors), x[:LOOKED_AT])
+    random = generator(x.device, seed, "linearity")
+    weights = torch.empty_like(logits).normal_(generator=random)
+    gradient = torch.autograd.grad((logits * weights).sum(), _offsets(seen), create_graph=True, materialize_grads=True)
+    directions = [torch.empty_like(offset).normal_(generator=random) for offset in _offsets(seen)]
+    seconds = _products(gradient, _offsets(seen), directions)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for item, slope, direction, second in zip(seen, gradient, directions, seconds, strict=True):
+        rounding = 1e-4 * slope.detach().norm() * direction.norm() / item.size
+        if bool(second.norm() > rounding):
+            return f"the logits are not piecewise linear in {names[id(item.layer.weight)]}"
+    return None
+
+
+def _straight(logits: Tensor, y: Tensor) -> Tensor:
+    """Linear in the logits, with the gradient of the summed cross-entropy: its Hessian is the remainder."""
+    slope = (logits.softmax(1) - F.one_hot(y, logits.shape[1])).detach()
+    return (logits * slope).sum()
+
+
 class _Seen:
-    """A layer in one forward pass: its unfolded input, and an offset of zeros that was added to its output."""
+    """A layer in one forward pass: its unfolded input, its output's norm, and zeros that were added to its output."""
 
     def __init__(self, layer: Layer, inputs: Tensor, output: Tensor) -> None:
         self.layer = layer
         self.offset = torch.zeros_like(output).requires_grad_()
+        self.size = output.detach().norm().clamp_min(1e-12)
         with torch.no_grad():
             self.places = unfolded(layer, inputs.detach())
             self.outside = by_place(layer, output).shape[1]
@@ -112,24 +149,32 @@ def _forward(model: nn.Module, layers: Sequence[Layer], x: Tensor) -> tuple[Tens
         return model(x), seen
 
 
+def _offsets(seen: Sequence[_Seen]) -> list[Tensor]:
+    return [item.offset for item in seen]
+
+
+def _products(
+    gradient: Sequence[Tensor], offsets: Sequence[Tensor], directions: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Derivative of a gradient with a graph along the directions."""
+    pairs = [(slope, d) for slope, d in zip(gradient, directions, strict=True) if slope.requires_grad]
+    if not pairs:
+        return tuple(torch.zeros_like(offset) for offset in offsets)
+    slopes, along = zip(*pairs, strict=True)
+    return torch.autograd.grad(slopes, offsets, along, retain_graph=True, materialize_grads=True)
+
+
 def _quadratic_forms(loss: Tensor, seen: list[_Seen], low: int, seed: int, probes: range) -> list[list[float]]:
     """Sum over examples of d . (M d), M the Hessian in the outputs, by probe and layer; `low`: the first image."""
-    offsets = [item.offset for item in seen]
+    offsets = _offsets(seen)
     gradient = torch.autograd.grad(loss, offsets, create_graph=True, materialize_grads=True)
-    sloping = [place for place, slope in enumerate(gradient) if slope.requires_grad]
     counts = [item.signs() for item in seen]
-    images, forms = len(offsets[0]), []
+    forms = []
     for probe in probes:
-        signs = _signs(seed, probe, low, images, sum(counts), offsets[0])
+        signs = _signs(seed, probe, low, len(offsets[0]), sum(counts), offsets[0])
         with torch.no_grad():
             directions = [item.direction(part) for item, part in zip(seen, torch.split(signs, counts, 1), strict=True)]
-        products = torch.autograd.grad(
-            [gradient[place] for place in sloping],
-            offsets,
-            [directions[place] for place in sloping],
-            retain_graph=True,
-            materialize_grads=True,
-        )
+        products = _products(gradient, offsets, directions)
         dots = [(d * p).flatten(1).sum(1).double().sum() for d, p in zip(directions, products, strict=True)]
         forms.append(torch.stack(dots).tolist())
     return forms

@@ -1,9 +1,9 @@
-"""Traces of each layer's diagonal block of the Hessian, without probes, for networks piecewise linear in each layer.
+"""Traces of the Gauss-Newton part of each layer's diagonal block of the Hessian, exact and without probes.
 
-Where the logits z are linear in W_l around its value, the block equals its Gauss-Newton part, the mean over examples of
-J_l^T (diag(p) - p p^T) J_l with J_l = dz/dW_l. With diag(p) - p p^T = L L^T its trace is the sum over the columns of L
-of ||d(L_k^T z)/dW_l||^2: one backward pass to the layers' outputs for each column, all examples at once. A layer's own
-gradient is the product of the gradient at its output and its unfolded input, so that its norm needs no pass to weights.
+It is the mean over examples of J_l^T (diag(p) - p p^T) J_l, with J_l = dz/dW_l of the logits z. With diag(p) - p p^T =
+L L^T its trace is the sum over the columns of L of ||d(L_k^T z)/dW_l||^2: one backward pass to the layers' outputs for
+each column, all examples at once. A layer's own gradient is the product of the gradient at its output and its unfolded
+input, so that its norm needs no pass to weights. Where the logits are piecewise linear in W_l this is the whole block.
 """
 
 from collections.abc import Sequence
@@ -12,57 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from workers.measures.result import Parts
-from workers.measures.unfolded import Layer, by_place, layers_of, unfolded, watched, why_not_layers
-from workers.seeding import generator
+from workers.measures.unfolded import Layer, by_place, layers_of, unfolded, watched
 from workers.steps import Steps, Tick, stepwise
 
-LOOKED_AT = 2
-"""Examples on which linearity is checked."""
 MEMORY = 512 * 1024**2
 """Bytes for what is kept of the layers; bounds the examples that are taken at once."""
 
 
-def why_not_exact(model: nn.Module, tensors: Sequence[nn.Parameter], x: Tensor, seed: int) -> str | None:
-    """Why `exact_traces` does not hold for this network, in words; None where it does.
-
-    Beside looking at the modules: on a few examples the second derivative of the logits along a random direction of
-    each tensor must vanish, so that functions which are no module are noticed too.
+@stepwise
+def gauss_newton_traces(
+    model: nn.Module, tensors: Sequence[nn.Parameter], x: Tensor, batch_size: int, parts: Parts
+) -> Steps[Tensor]:
+    """Trace of the Gauss-Newton part of each tensor's block for the mean cross-entropy; needs no labels.
 
     Args:
         model: from images to logits; in `differentiated`.
-        tensors: those asked for.
-        x: images, of which the first few are used.
-        seed: of the random directions.
-    """
-    if reason := why_not_layers(model, tensors, x[:LOOKED_AT]):
-        return reason
-    logits = model(x[:LOOKED_AT])
-    random = generator(x.device, seed, "linearity")
-    weights = torch.empty_like(logits).normal_(generator=random)
-    gradient = torch.autograd.grad(logits, tensors, weights, create_graph=True, materialize_grads=True)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    for tensor, slope in zip(tensors, gradient, strict=True):
-        direction = torch.empty_like(tensor).normal_(generator=random)
-        if not slope.requires_grad:
-            continue
-        along = (slope * direction).sum()
-        (second,) = torch.autograd.grad(along, tensor, retain_graph=True, materialize_grads=True)
-        with torch.no_grad():
-            rounding = 1e-4 * slope.norm() * direction.norm() / tensor.norm().clamp_min(1e-12)
-            if bool(second.norm() > rounding):
-                return f"the logits are not piecewise linear in {names[id(tensor)]}"
-    return None
-
-
-@stepwise
-def exact_traces(
-    model: nn.Module, tensors: Sequence[nn.Parameter], x: Tensor, batch_size: int, parts: Parts
-) -> Steps[Tensor]:
-    """Trace of the diagonal block of the mean cross-entropy's Hessian for each tensor; needs no labels.
-
-    Args:
-        model: from images to logits; in `differentiated`; `why_not_exact` has no objection.
-        tensors: weights of linear layers and 2-D convolutions.
+        tensors: weights of linear layers and 2-D convolutions, each applied once (see `why_not_layers`).
         x: images, N x C x H x W.
         batch_size: most images at once; fewer are taken where they need too much memory.
         parts: batches that are done; those done now are added.
