@@ -178,3 +178,6 @@ class WorstFlatness(Flatness):
         """The reference, the joint ascents and, in the protocol `matched`, an attack after each."""
         final = 0.5 + (attack_passes(self.attack.resolve(attack)) if self.protocol == "matched" else 0.0)
         return self.examples * (self.reference_passes(attack) + len(self.xi) * self.restarts * (self.epochs + final))
+
+
+from orchestrator.spec import curvature_measures as _curvature_measures  # noqa: E402, F401  (registers its measures)

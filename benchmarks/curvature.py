@@ -1,0 +1,153 @@
+"""Layer traces and extreme eigenvalues of the Hessian, ours against Hutchinson's probes and curvlinops with scipy.
+
+    python benchmarks/curvature.py [--repetitions 3] [--images 256] [--epochs 4]
+
+The networks are small_preact_resnets of width 16, with ReLU and with GELU, adversarially trained on 8x8 digits for a
+few epochs; the Hessian is that of the clean loss on test images, in batches of 128, in all kernels and matrices.
+curvlinops gets the same batches. Its trace is that of the whole Hessian; those of layers would be one such run for each.
+"""
+
+import argparse
+import math
+import warnings
+
+import torch
+from compare import interleaved, machine, print_ratios
+from scipy.sparse.linalg import eigsh
+from torch import Tensor, nn
+
+from orchestrator.spec.sweep import Trial
+from workers.data.batches import to_unit
+from workers.data.splits import load_splits
+from workers.measures.estimated_traces import estimated_traces
+from workers.measures.gauss_newton import gauss_newton_traces
+from workers.measures.hessian import Hessian, curvature_tensors, differentiated
+from workers.measures.lanczos import lanczos
+from workers.measures.remainder import why_not_exact
+from workers.measures.trace import hutchinson, random_signs
+from workers.measures.wci import index_of
+from workers.steps import drain
+from workers.training import Trainer
+
+BATCH, OWN_PROBES, COMMON_PROBES, TOLERANCE = 128, 10, 100, 1e-3
+
+
+def trained(activation: str, epochs: int, images: int) -> tuple[nn.Module, Tensor, Tensor]:
+    """The network, test images in [0, 1] and their labels."""
+    trial = Trial.model_validate(
+        {
+            "data": {"name": "digits", "train_size": 1000, "validation_size": 50, "test_size": max(images, 100)},
+            "model": {"name": "small_preact_resnet", "width": 16},
+            "method": "at",
+            "regularizers": [] if activation == "relu" else [{"name": "activation", "kind": activation}],
+            "training": {"epochs": epochs, "batch_size": 100, "schedule": "constant",
+                         "attack": {"eps": 0.15, "step_size": 0.05, "steps": 5}},
+            "seed": 0,
+        }
+    )  # fmt: skip
+    splits = load_splits(trial.data, torch.device("cpu"))
+    trainer = Trainer(trial, splits, None, torch.device("cpu"))
+    drain(trainer.run())
+    test = splits.test.first(images)
+    return trainer.model, to_unit(test.x), test.y
+
+
+class Compared:
+    """One network's Hessian in all the ways that are compared; nothing is kept from one run to the next."""
+
+    def __init__(self, model: nn.Module, x: Tensor, y: Tensor) -> None:
+        from curvlinops import HessianLinearOperator
+
+        self.model, self.x, self.y, self.tensors = model, x, y, curvature_tensors(model)
+        batches = [(x[low : low + BATCH], y[low : low + BATCH]) for low in range(0, len(y), BATCH)]
+        self.theirs = HessianLinearOperator(
+            model, nn.CrossEntropyLoss(), self.tensors, batches, check_deterministic=False
+        )
+
+    def ours(self) -> Hessian:
+        """Our operator, with no graph yet."""
+        return Hessian(self.model, self.tensors, self.x, self.y, BATCH)
+
+    def exact(self) -> Tensor:
+        """Layer traces without probes, 1 x layers; with the check that they are the whole."""
+        assert why_not_exact(self.model, self.tensors, self.x, 0) is None
+        return gauss_newton_traces(self.model, self.tensors, self.x, BATCH, {})[None]
+
+    def own(self, probes: int = OWN_PROBES) -> Tensor:
+        """Exact Gauss-Newton part, and probes of each example's own for the rest: probes x layers."""
+        return estimated_traces(self.model, self.tensors, self.x, self.y, BATCH, 0, range(probes), {})
+
+    def common(self, probes: int = COMMON_PROBES) -> Tensor:
+        """Hutchinson's estimates from probes that all examples share: probes x layers."""
+        return hutchinson(self.ours(), 0, range(probes), {}, probes)
+
+    def curvlinops(self, probes: int = COMMON_PROBES) -> Tensor:
+        """Its Hutchinson estimate of the whole trace."""
+        from curvlinops import hutchinson_trace
+
+        return hutchinson_trace(self.theirs, probes)
+
+    def ends(self) -> tuple[float, float]:
+        """Smallest and largest eigenvalue by our Lanczos."""
+        hessian = self.ours()
+        start = random_signs(hessian, 0, "lanczos", 0)
+        found = lanczos(hessian.product, start, 1, 64, 1000, TOLERANCE, whole=False)
+        return float(found.smallest), float(found.largest[0])
+
+    def scipys_ends(self) -> tuple[float, float]:
+        """The same by ARPACK on curvlinops' products."""
+        low, high = eigsh(self.theirs.to_scipy(), k=2, which="BE", tol=TOLERANCE, return_eigenvectors=False)
+        return float(min(low, high)), float(max(low, high))
+
+
+def described(name: str, forms: Tensor, norms: Tensor) -> float:
+    """Prints the index and the whole trace with standard errors; returns the deviation of one probe's trace."""
+    index, error = index_of(forms, norms)
+    total = forms.sum(1)
+    deviation = float(total.std()) if len(total) > 1 else 0.0
+    trace_error = deviation / math.sqrt(len(total))
+    print(f"  {name}: wci {index:.4g} +- {error:.2g}, trace {float(total.mean()):.4g} +- {trace_error:.2g}")
+    return deviation
+
+
+def compare(activation: str, compared: Compared, repetitions: int) -> None:
+    """Prints a table of traces and one of eigenvalues."""
+    norms = torch.stack([tensor.detach().double().norm() for tensor in compared.tensors])
+    print(f"{activation}, {sum(t.numel() for t in compared.tensors)} weights, {len(compared.y)} images")
+    common = described(f"{COMMON_PROBES} common probes", compared.common(), norms)
+    if activation == "relu":
+        described("exact", compared.exact(), norms)
+        ours, run, probes = "flatsweep, exact", compared.exact, COMMON_PROBES
+    else:
+        own = described(f"{4 * OWN_PROBES} own probes", compared.own(4 * OWN_PROBES), norms)
+        ours, run = f"flatsweep, {OWN_PROBES} own probes", compared.own
+        probes = math.ceil(OWN_PROBES * (common / own) ** 2)
+        print(f"  {probes} common probes have the standard error of {OWN_PROBES} own ones")
+    traces = {
+        ours: run,
+        f"flatsweep, {probes} probes": lambda: compared.common(probes),
+        f"curvlinops, {probes} probes": lambda: compared.curvlinops(probes),
+    }
+    print_ratios(f"Traces, {activation}", interleaved(traces, repetitions), ours)
+    ends = {"flatsweep": compared.ends, "curvlinops, eigsh": compared.scipys_ends}
+    print("  smallest and largest:", {name: tuple(f"{end:.5g}" for end in run()) for name, run in ends.items()})
+    print_ratios(f"Both ends to {TOLERANCE:g}, {activation}", interleaved(ends, repetitions), "flatsweep")
+
+
+def main() -> None:
+    """Compares on both networks."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--images", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=4)
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    print(machine())
+    for activation in ("relu", "gelu"):
+        model, x, y = trained(activation, args.epochs, args.images)
+        with differentiated(model, curvature_tensors(model)):
+            compare(activation, Compared(model, x, y), args.repetitions)
+
+
+if __name__ == "__main__":
+    main()
