@@ -178,3 +178,7 @@ class WorstFlatness(Flatness):
         """The reference, the joint ascents and, in the protocol `matched`, an attack after each."""
         final = attack_passes(self.attack.resolve(attack)) if self.protocol == "matched" else 0.5
         return self.examples * (self.reference_passes(attack) + len(self.xi) * self.restarts * (self.epochs + final))
+
+
+# Registers the measures that stand in modules of their own.
+from orchestrator.spec import landscape_measures  # noqa: E402, F401

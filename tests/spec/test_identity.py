@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "milestones": [3],
     "restarts": 3,
     "classes": 3,
+    "points": 5,
 }
 """Another value of the fields for which `another` finds none."""
 
@@ -151,7 +152,7 @@ def test_each_field_counts_unless_it_is_a_location(
     after = cls.model_validate(before.model_dump() | {key: another(key, getattr(before, key), field.annotation)})
     assert getattr(after, key) != getattr(before, key)
     is_location = field.json_schema_extra == {"identity": False}
-    assert is_location == (key in {"root", "download", "path", "keep_every"})
+    assert is_location == (key in {"root", "download", "path", "keep_every", "preset"})
     assert (digest(after) == digest(before)) == is_location
 
 
