@@ -62,9 +62,12 @@ class Landscape(Measure):
 
     def key(self, value: Literal["rise", "clean_rise", "width"]) -> str:
         """Name of a value."""
+        return self.named(f"_{value}{self.level if value == 'width' else self.rise_at:g}")
+
+    def named(self, what: str = "") -> str:
+        """`what` with the measure's name before it and what is not the default around it."""
         which = ("_2d" if self.dimensions == 2 else "") + ("_origin" if self.attack_at == "origin" else "")
-        at = self.level if value == "width" else self.rise_at
-        return f"landscape{which}_{value}{at:g}" + ("" if self.split == "test" else "_train")
+        return f"{self.name}{which}{what}" + ("" if self.split == "test" else "_train")
 
     def keys(self) -> tuple[str, ...]:
         """Rise of the robust and of the clean loss in nats, width of the valley in alpha; errors are over lines."""
@@ -77,3 +80,64 @@ class Landscape(Measure):
         points: int = self.draws * (self.points**self.dimensions - 1) + 1
         once, each = (0.0, own) if self.attack_at == "point" else (own, 0.5)
         return self.examples * (once + points * (0.5 + each))
+
+
+INPUTS = ("clean", "adversarial")
+"""Around which the loss is looked at."""
+AROUND_INPUTS = ("gradient_l1", "curvature", "linearity_error")
+"""What is looked at there."""
+
+
+@MEASURES.register
+class InputLandscape(Measure):
+    """Slope, curvature and non-linearity of the loss over the pixels, around clean and adversarial inputs (Li22)."""
+
+    implementation = "workers.measures.input_landscape:input_landscape"
+    presets = {  # noqa: RUF012
+        "quick": {"examples": 100, "attack": {"steps": 10}, "linearity": {"steps": 10}},
+        "paper": {"examples": 1000, "eigenvalues": 20},
+    }
+
+    name: Literal["input_landscape"] = "input_landscape"
+    attack: EvaluationAttack = EvaluationAttack()
+    """The attack that makes the adversarial inputs; PGD-20 by default."""
+    linearity: EvaluationAttack = EvaluationAttack()
+    """The ascent on the local linearity error: ball, steps, restarts; it needs `random_start`, as the error is least,
+    0, at the input itself."""
+    eigenvalues: Count = 20
+    """Eigenvalues of each image's Hessian, the largest in magnitude (fewer if an image has fewer values)."""
+    exact_up_to: Annotated[Integer, Field(ge=0, le=4096)] = 32
+    """Values of an image (channels x height x width) up to which its whole Hessian is built; beyond, Lanczos, which
+    finds the same in fewer products."""
+    lanczos_steps: Count = 100
+    """At most so many Lanczos steps; fewer where the eigenvalues have converged."""
+    tolerance: Annotated[Number, Field(gt=0, lt=1)] = 1e-3
+    """An eigenvalue has converged when its residual is at most this share of the largest in magnitude."""
+    examples: Count = 1000
+    """First so many images of the split (fewer if there are fewer)."""
+    split: Literal["test", "train"] = "test"
+    """Which images."""
+    batch_size: Count = 100
+    """Images whose Hessians are looked at together; changes results by rounding only."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.linearity.random_start:
+            raise problem("linearity needs random_start: at the input itself the error has no slope", "linearity")
+        return self
+
+    def key(self, value: str, inputs: str) -> str:
+        """Name of a value of `AROUND_INPUTS` around `inputs`."""
+        what = f"curvature_top{self.eigenvalues}" if value == "curvature" else value
+        return f"input_{what}_{inputs}" + ("" if self.split == "test" else "_train")
+
+    def keys(self) -> tuple[str, ...]:
+        """Means over images with their standard errors: nats per unit of a pixel, nats per unit squared, nats."""
+        names = [self.key(value, inputs) for inputs in INPUTS for value in AROUND_INPUTS]
+        return tuple(key for name in names for key in (name, f"{name}_se"))
+
+    def passes(self, attack: Attack) -> float:
+        """The attack; around both inputs a gradient, products with Hessians, two passes each, and the ascent."""
+        products = max(self.lanczos_steps, self.exact_up_to)
+        around = 1 + 2 * products + attack_passes(self.linearity.resolve(attack))
+        return self.examples * (attack_passes(self.attack.resolve(attack)) + len(INPUTS) * around)
