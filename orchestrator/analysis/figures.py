@@ -59,16 +59,24 @@ def scatter(table: pd.DataFrame, measure: str, target: str, path_without_suffix:
         UserError: A column is not there or holds no numbers.
         OSError: The folder cannot be written.
     """
+    return save(draw(table, measure, target), plotted(table, measure, target), path_without_suffix)
+
+
+def save(figure: "Figure", data: pd.DataFrame, path_without_suffix: Path) -> list[Path]:
+    """Saves a figure as .png (150 dpi) and .svg and what it shows as .csv; returns the three paths.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
     import matplotlib as mpl
 
-    figure = draw(table, measure, target)
     paths = [path_without_suffix.parent / (path_without_suffix.name + suffix) for suffix in (".png", ".svg", ".csv")]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    # Fixed ids and no date: the same table gives the same file.
+    # Fixed ids and no date: the same data give the same files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flatsweep"}):
         figure.savefig(paths[0], dpi=150, bbox_inches="tight", pad_inches=0.08)
         figure.savefig(paths[1], bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
-    plotted(table, measure, target).to_csv(paths[2], index=False)
+    data.to_csv(paths[2], index=False)
     return paths
 
 
