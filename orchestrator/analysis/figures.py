@@ -40,6 +40,7 @@ NAMES = {
     "average_flatness": "Average-case flatness",
     "worst_flatness": "Worst-case flatness",
 }
+FLATNESS_OPTIONS = {"filter": "per filter", "train": "train images"}
 PARTS = {"train": ", train", "test": ", test", "gap": " gap, test − train"}
 
 
@@ -136,8 +137,11 @@ def axis_label(column: str) -> str:
             continue
         rest = column.removeprefix(f"{name}_")
         if name.endswith("flatness") and rest.startswith("xi"):
-            xi, _, split = rest.removeprefix("xi").partition("_")
-            return f"{text}, ξ = {xi}{', train images' if split == 'train' else ''} (nats)"
+            xi, *options = rest.removeprefix("xi").split("_")
+            of = text.replace("flatness", "flatness of the error") if "error" in options else text
+            shown = [FLATNESS_OPTIONS[option] for option in options if option in FLATNESS_OPTIONS]
+            unit = "fraction" if "error" in options else "nats"
+            return f"{', '.join([f'{of}, ξ = {xi}', *shown])} ({unit})"
         if rest in PARTS:
             return f"{text}{PARTS[rest]} ({'fraction' if name.endswith('error') else 'nats'})"
     return column
