@@ -4,7 +4,7 @@
 
 The networks are small_preact_resnets of width 16, with ReLU and with GELU, adversarially trained on 8x8 digits for a
 few epochs; the Hessian is that of the clean loss on test images, in batches of 128, in all kernels and matrices.
-curvlinops gets the same batches. Its trace is that of the whole Hessian; those of layers would be one such run for each.
+curvlinops gets the same batches. Its trace is that of the whole Hessian; those of layers would be one such run each.
 """
 
 import argparse

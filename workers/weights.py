@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -68,10 +69,29 @@ def displaced(parameters: Sequence[nn.Parameter], offsets: Sequence[Tensor]) -> 
         yield
 
 
-def scaled_to(directions: Sequence[Tensor], lengths: Sequence[Tensor]) -> list[Tensor]:
-    """Each direction at the given Euclidean length; a zero direction stays zero."""
-    norms = torch._foreach_norm(list(directions))
+Whole = Literal["layer", "filter"]
+"""What has a norm of its own: a tensor, or each of its filters."""
+
+
+def norms(tensors: Sequence[Tensor], of: Whole = "layer") -> list[Tensor]:
+    """Euclidean norm of each tensor, or of each filter of it, shaped to broadcast over the tensor.
+
+    A filter is a slice along the first dimension: the kernel behind one output channel, a row of a matrix, an entry of
+    a bias.
+    """
+    if of == "layer":
+        return list(torch._foreach_norm(list(tensors)))
+    return [
+        torch.linalg.vector_norm(tensor, dim=tuple(range(1, tensor.dim())), keepdim=True)
+        if tensor.dim() > 1
+        else tensor.abs()
+        for tensor in tensors
+    ]
+
+
+def scaled_to(directions: Sequence[Tensor], lengths: Sequence[Tensor], of: Whole = "layer") -> list[Tensor]:
+    """Each direction, or each filter of it, at the given Euclidean length; what is zero stays zero."""
     return [
         direction * torch.where(norm > 0, length / norm, 0.0)
-        for direction, norm, length in zip(directions, norms, lengths, strict=True)
+        for direction, norm, length in zip(directions, norms(directions, of), lengths, strict=True)
     ]

@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.analysis.correlation import CorrelationResult, flatness_columns
 from orchestrator.analysis.correlation import correlate as correlate_table
 from orchestrator.analysis.figures import scatter
+from orchestrator.analysis.landscapes import landscapes
 from orchestrator.analysis.table import compared, one_per_trial, read_table
 from orchestrator.errors import UserError
 from orchestrator.spec.sweep import Sweep
@@ -25,7 +26,7 @@ class Answer:
     correlation: CorrelationResult
     files: tuple[Path, ...]
     notes: tuple[str, ...]
-    """What is not in the correlation: cells that are missing, failed, or measured otherwise."""
+    """What is not in the correlation, cells that are missing, failed, or measured otherwise, and what is not drawn."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -66,6 +67,8 @@ def answer(
         for pair in correlation.pairs:
             if pair.target == first_target:
                 files += scatter(usable, pair.measure, pair.target, place / f"{pair.target}-vs-{pair.measure}")
+        drawn = landscapes(sweep, table, place)
+        files += drawn.files
     _log(store, sweep, files, name)
     trials = one_per_trial(table)
     left_out = trials[trials["state"] != "finished"]
@@ -75,18 +78,19 @@ def answer(
             ["method", "regularizer", "seed", "error_class", "state"]
         ].itertuples(index=False)
     ]
-    return Answer(correlation, tuple(files), tuple(notes))
+    return Answer(correlation, tuple(files), (*notes, *drawn.notes))
 
 
 def publish(sweep: Sweep, store: Store) -> None:
-    """Puts the table, and correlation and figures where there is flatness to correlate, on the sweep's own run."""
+    """Puts table and landscapes, and correlation and its figures where there is flatness, on the sweep's own run."""
     table = read_table(sweep, store)
     if flatness_columns(compared(table)):
         answer(sweep, store)
         return
     with _writing(Path(sweep.storage) / sweep.name / FOLDER) as place:
         table.to_csv(place / "table.csv", index=False)
-    _log(store, sweep, [place / "table.csv"], FOLDER)
+        files = [place / "table.csv", *landscapes(sweep, table, place).files]
+    _log(store, sweep, files, FOLDER)
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ NAMES = {
     "average_flatness": "Average-case flatness",
     "worst_flatness": "Worst-case flatness",
 }
+FLATNESS_OPTIONS = {"filter": "per filter", "train": "train images"}
 PARTS = {"train": ", train", "test": ", test", "gap": " gap, test − train"}
 
 
@@ -59,16 +60,24 @@ def scatter(table: pd.DataFrame, measure: str, target: str, path_without_suffix:
         UserError: A column is not there or holds no numbers.
         OSError: The folder cannot be written.
     """
+    return save(draw(table, measure, target), plotted(table, measure, target), path_without_suffix)
+
+
+def save(figure: "Figure", data: pd.DataFrame, path_without_suffix: Path) -> list[Path]:
+    """Saves a figure as .png (150 dpi) and .svg and what it shows as .csv; returns the three paths.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
     import matplotlib as mpl
 
-    figure = draw(table, measure, target)
     paths = [path_without_suffix.parent / (path_without_suffix.name + suffix) for suffix in (".png", ".svg", ".csv")]
     paths[0].parent.mkdir(parents=True, exist_ok=True)
-    # Fixed ids and no date: the same table gives the same file.
+    # Fixed ids and no date: the same data give the same files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flatsweep"}):
         figure.savefig(paths[0], dpi=150, bbox_inches="tight", pad_inches=0.08)
         figure.savefig(paths[1], bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
-    plotted(table, measure, target).to_csv(paths[2], index=False)
+    data.to_csv(paths[2], index=False)
     return paths
 
 
@@ -128,8 +137,11 @@ def axis_label(column: str) -> str:
             continue
         rest = column.removeprefix(f"{name}_")
         if name.endswith("flatness") and rest.startswith("xi"):
-            xi, _, split = rest.removeprefix("xi").partition("_")
-            return f"{text}, ξ = {xi}{', train images' if split == 'train' else ''} (nats)"
+            xi, *options = rest.removeprefix("xi").split("_")
+            of = text.replace("flatness", "flatness of the error") if "error" in options else text
+            shown = [FLATNESS_OPTIONS[option] for option in options if option in FLATNESS_OPTIONS]
+            unit = "fraction" if "error" in options else "nats"
+            return f"{', '.join([f'{of}, ξ = {xi}', *shown])} ({unit})"
         if rest in PARTS:
             return f"{text}{PARTS[rest]} ({'fraction' if name.endswith('error') else 'nats'})"
     return column

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Component, Integer, Number, Registry, location
+from orchestrator.spec.base import Component, Integer, Number, Registry, added_field, location
 from orchestrator.spec.training import Attack, EvaluationAttack
 
 Count = Annotated[Integer, Field(ge=1)]
@@ -103,12 +103,29 @@ class Flatness(Measure):
     """The attack behind the robust loss; PGD-20 by default."""
     examples: Count = 1000
     """First so many images of the split (fewer if there are fewer)."""
-    split: Literal["test", "train"] = "test"
-    """Which images."""
+    split: Literal["test", "train", "both"] = "test"
+    """Which images. `both` measures each set at the same perturbations (average case), or climbs on each (worst)."""
+    norm: Literal["layer", "filter"] = added_field("layer")
+    """What radii are relative to: the norm of each tensor (Stutz21), or of each filter, which is the kernel behind one
+    output channel, a row of a matrix, an entry of a bias."""
+    quantity: Literal["loss", "error", "both"] = added_field("loss")
+    """What rises: the robust loss, the robust error, or both in one pass. The worst case climbs the loss always."""
+    per_layer: bool = added_field(False)
+    """Also perturb one tensor at a time, as if each were the only one: increases as arrays `<value>_layer_<tensor>`."""
 
-    def reference_passes(self, attack: Attack) -> float:
-        """Passes of one image behind RLoss(w)."""
-        return attack_passes(self.reference_attack(attack))
+    def columns(self) -> tuple[tuple[str, str], ...]:
+        """(quantity, set of images) of every value."""
+        quantities = ("loss", "error") if self.quantity == "both" else (self.quantity,)
+        sets = ("test", "train") if self.split == "both" else (self.split,)
+        return tuple((quantity, images) for quantity in quantities for images in sets)
+
+    def evaluation_passes(self, attack: Attack) -> float:
+        """Passes of the images of a set behind one look at it under `attack`; an error also looks at clean ones."""
+        return self.examples * (attack_passes(attack) + (0.0 if self.quantity == "loss" else 0.5))
+
+    def sets(self) -> int:
+        """Number of sets of images."""
+        return 2 if self.split == "both" else 1
 
     def reference_attack(self, attack: Attack) -> Attack:
         """The attack behind RLoss(w): the budget behind RLoss(w + nu), or the released code's stronger one."""
@@ -117,9 +134,15 @@ class Flatness(Measure):
             return budget
         return budget.model_copy(update={"restarts": STUTZ21_REFERENCE_RESTARTS, "random_start": True})
 
-    def key(self, xi: float) -> str:
-        """Name of the value at radius xi."""
-        return f"{self.name}_xi{xi:g}" + ("" if self.split == "test" else "_train")
+    def key(self, xi: float, column: tuple[str, str] | None = None) -> str:
+        """Name of the value at radius xi of a column, the first if left out."""
+        return f"{self.name}_xi{xi:g}{self.suffix(column or self.columns()[0])}"
+
+    def suffix(self, column: tuple[str, str]) -> str:
+        """What is not the default, at the end of names."""
+        quantity, images = column
+        shown = (("_filter", self.norm == "filter"), ("_error", quantity == "error"), ("_train", images == "train"))
+        return "".join(text for text, applies in shown if applies)
 
 
 @MEASURES.register
@@ -139,13 +162,17 @@ class AverageFlatness(Flatness):
     """Random directions."""
 
     def keys(self) -> tuple[str, ...]:
-        """Flatness in nats for each xi, and its standard error over draws."""
-        return tuple(name for xi in self.xi for name in (self.key(xi), self.key(xi) + "_se"))
+        """Flatness in nats, or as a fraction, for each xi, and its standard error over draws."""
+        names = [self.key(xi, column) for xi in self.xi for column in self.columns()]
+        return tuple(key for name in names for key in (name, f"{name}_se"))
 
     def passes(self, attack: Attack) -> float:
-        """The reference, and an attack for each draw and radius."""
-        own = attack_passes(self.attack.resolve(attack))
-        return self.examples * (self.reference_passes(attack) + len(self.xi) * self.draws * own)
+        """The reference, and an attack for each draw and radius; `per_layer` as often again as there are tensors."""
+        if self.per_layer:
+            return 0.0
+        own = self.evaluation_passes(self.attack.resolve(attack))
+        reference = self.evaluation_passes(self.reference_attack(attack))
+        return self.sets() * (reference + len(self.xi) * self.draws * own)
 
 
 @MEASURES.register
@@ -171,13 +198,20 @@ class WorstFlatness(Flatness):
     """Images behind each weight step."""
 
     def keys(self) -> tuple[str, ...]:
-        """Flatness in nats for each xi."""
-        return tuple(self.key(xi) for xi in self.xi)
+        """Flatness in nats, or as a fraction, for each xi."""
+        return tuple(self.key(xi, column) for xi in self.xi for column in self.columns())
 
     def passes(self, attack: Attack) -> float:
-        """The reference, the joint ascents and, in the protocol `matched`, an attack after each."""
-        final = 0.5 + (attack_passes(self.attack.resolve(attack)) if self.protocol == "matched" else 0.0)
-        return self.examples * (self.reference_passes(attack) + len(self.xi) * self.restarts * (self.epochs + final))
+        """The reference, the joint ascents, and after each an attack or a look; `per_layer` makes more of them."""
+        if self.per_layer:
+            return 0.0
+        look = 0.5 * self.examples
+        final = look if self.quantity == "loss" else 2 * look
+        if self.protocol == "matched":
+            final = look + self.evaluation_passes(self.attack.resolve(attack))
+        climbs = len(self.xi) * self.restarts * (self.examples * self.epochs + final)
+        return self.sets() * (self.evaluation_passes(self.reference_attack(attack)) + climbs)
 
 
-from orchestrator.spec import curvature_measures as _curvature_measures  # noqa: E402, F401  (registers its measures)
+# Registers the measures that stand in modules of their own.
+from orchestrator.spec import curvature_measures, landscape_measures  # noqa: E402, F401

@@ -162,6 +162,8 @@ def test_colours_and_markers_differ():
         ("clean_error_test", "Clean error, test (fraction)"),
         ("worst_flatness_xi0.003", "Worst-case flatness, ξ = 0.003 (nats)"),
         ("average_flatness_xi0.5_train", "Average-case flatness, ξ = 0.5, train images (nats)"),
+        ("average_flatness_xi0.5_error", "Average-case flatness of the error, ξ = 0.5 (fraction)"),
+        ("worst_flatness_xi0.1_filter_train", "Worst-case flatness, ξ = 0.1, per filter, train images (nats)"),
         ("hessian_trace", "hessian_trace"),
     ],
 )

@@ -33,7 +33,7 @@ class PerExample(NamedTuple):
 
 def clean_examples(model: nn.Module, images: Images, batch_size: int) -> PerExample:
     """The network on the images as they are."""
-    return _apply(model, to_unit(images.x), images.y, batch_size)
+    return at_inputs(model, to_unit(images.x), images.y, batch_size)
 
 
 @stepwise
@@ -63,7 +63,7 @@ def robust_examples(model: nn.Module, images: Images, attack: Attack, batch_size
                     model, x[part], starts[part], cross_entropy_objective(y[part]), attack, want_value=False
                 )[0]
             yield Tick(restart * (total // attack.restarts) + number + 1, total)
-        here = _apply(model, found, y, batch_size)
+        here = at_inputs(model, found, y, batch_size)
         if best is None:
             best = here
         else:
@@ -77,7 +77,8 @@ def robust_examples(model: nn.Module, images: Images, attack: Attack, batch_size
     return best
 
 
-def _apply(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> PerExample:
+def at_inputs(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> PerExample:
+    """The network in eval mode at inputs x, N x C x H x W in [0, 1], with labels y, int64, N."""
     losses, wrong = [], []
     with frozen(model), torch.no_grad():
         for low in range(0, len(y), batch_size):
