@@ -272,6 +272,23 @@ def test_worst_case_moves_one_tensor_at_a_time_within_its_ball(trained: Classifi
     assert max(float(found.arrays[f"worst_flatness_xi0.02_layer_{name}"][0]) for name in weights) > 0
 
 
+@pytest.mark.parametrize("norm", ["layer", "filter"])
+def test_worst_case_starts_at_a_share_of_each_radius_alone_as_among_all(trained: Classifier, norm: Any) -> None:
+    how = worst(per_layer=True, epochs=0, restarts=1, norm=norm, xi=(0.1,))
+    random = generator(torch.device("cpu"), 0, "joint radius", 0)
+    weights = {name: p.detach().clone() for name, p in trained.named_parameters() if not is_norm(name)}
+    shares = dict(zip(weights, torch.rand(len(weights), generator=random).tolist(), strict=True))
+    directions = dict(zip(weights, random_directions(list(weights.values()), 0, 0, norm), strict=True))
+    together = 0
+    for offsets in offsets_seen(trained, how):
+        moved = [name for name, offset in offsets.items() if offset.any()]
+        together += len(moved) > 1
+        for name in moved:
+            expected = 0.1 * shares[name] * directions[name]
+            torch.testing.assert_close(offsets[name], expected, rtol=1e-3, atol=1e-6)
+    assert together == 2  # attacked in two batches
+
+
 @pytest.mark.parametrize("make", [average, worst])
 def test_the_only_tensor_alone_is_the_whole(make: Any) -> None:
     how = make(per_layer=True, xi=(0.2, 0.1), quantity="both")

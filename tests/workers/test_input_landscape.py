@@ -117,6 +117,15 @@ def test_magnitudes_count_and_negative_eigenvalues_are_found() -> None:
         assert found["input_curvature_top3_clean"] == pytest.approx(16 / 3, rel=1e-4)
 
 
+def test_exhausted_spaces_are_left() -> None:
+    """Two different eigenvalues: the first Krylov space ends after two steps, and holds each of them once."""
+    model = Quadratic(symmetric([3.0, 3.0, 3.0, 3.0, -1.0, -1.0, -1.0, -1.0]), torch.zeros(8))
+    x = torch.rand(3, 2, 2, 2, generator=seeded(0))
+    found = drain(top_eigenvalues(InputHessian(model, x, torch.ones(3, dtype=torch.int64)), 6, 0, 100, 1e-3, 0))
+    expected = torch.tensor([[3.0, 3, 3, 3, -1, -1]] * 3, dtype=torch.float64)
+    torch.testing.assert_close(found.values, expected, rtol=1e-4, atol=0)
+
+
 # ---- networks: torch.func and finite differences -------------------------------------------------------------------
 
 

@@ -255,8 +255,10 @@ def test_what_is_wide_or_odd_is_said() -> None:
     assert any("not finite at 2 of 5 points" in flag for flag in flags)
     _, flags = summary(all_kinds(steep, steep + np.array([0, 0, 1, 0, 0])), settings())
     assert any("lowered the loss at 1 of 5 points" in flag for flag in flags)
-    unknown = np.array([[1.0, 1.0, 1.0, np.nan, 5.0]])
-    assert np.isnan(summary(all_kinds(unknown), how)[0]["landscape_width0.5"])
+    for beyond in (5.0, np.nan):
+        unknown = np.array([[1.0, 1.0, 1.0, np.nan, beyond]])
+        assert np.isnan(summary(all_kinds(unknown), how)[0]["landscape_width0.5"])
+    assert np.isnan(summary(all_kinds(np.array([[1.0, 1, 1, 1.1, np.nan]])), how)[0]["landscape_width0.5"])
 
 
 def test_robust_network_has_values_and_no_flag_of_the_attack(trained: Classifier) -> None:
