@@ -29,6 +29,7 @@ OTHER: dict[str, Any] = {
     "milestones": [3],
     "restarts": 3,
     "classes": 3,
+    "attacks": ["square"],
 }
 """Another value of the fields for which `another` finds none."""
 
