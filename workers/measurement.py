@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.spec.base import canonical
 from orchestrator.spec.measures import Measure
@@ -147,12 +147,18 @@ class Measurement:
             attack=trainer.trial.training.attack,
             seed=self._evaluation.seed,
             parts=parts,
+            **({"initial": self._initial} if measure.needs_initial else {}),
         )
         try:
             while True:
                 yield Measuring(measure.name, next(steps), network)
         except StopIteration as stop:
             return Result.of(stop.value)
+
+    def _initial(self) -> nn.Module:
+        """The network before its training: its weights are a function of the trial."""
+        trainer = self._trainer
+        return Trainer(trainer.trial, trainer.splits, None, trainer.device).model
 
 
 class KeptParts(dict[str, Any]):

@@ -22,6 +22,9 @@ class Measure(Component):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Settings by preset: `quick` to look, `paper` as published."""
+    needs_initial: ClassVar[bool] = False
+    """Whether the implementation takes `initial`, a function that builds the network before training: None where the
+    network was not trained here."""
 
     preset: Literal["quick", "paper"] | None = location(None)
     """Fills in what is not given: `quick` settings to look with, or those of the `paper`. It is the settings that

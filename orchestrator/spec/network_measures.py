@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from orchestrator.spec.base import Integer
+from orchestrator.spec.base import Integer, Number
 from orchestrator.spec.measures import MEASURES, Count, Measure
 from orchestrator.spec.training import Attack, Ball
 
@@ -69,3 +69,33 @@ class AutoAttack(Measure):
             "square": QUERIES / 2,
         }
         return (self.test_examples + self.train_examples) * (0.5 + sum(cost[name] for name in self.chosen()))
+
+
+@MEASURES.register
+class Norms(Measure):
+    """Norms of the weights: Frobenius, path, product of spectral norms, distance from initialisation (Jiang19)."""
+
+    implementation = "workers.measures.norms:norms"
+    needs_initial = True
+
+    name: Literal["norms"] = "norms"
+    tolerance: Annotated[Number, Field(gt=0, lt=1)] = 1e-4
+    """Relative error at which a layer's spectral norm is good enough."""
+    iterations: Count = 200
+    """Applications of a convolution and its transpose at most; a layer that needs more is flagged."""
+    batch_size: Count = 1
+    """Not used: a network of weights alone has no batches."""
+
+    def keys(self) -> tuple[str, ...]:
+        """Norms of whole networks, without unit; the logarithm is the natural one."""
+        return (
+            "frobenius_norm",
+            "path_norm",
+            "spectral_norm_product",
+            "log_spectral_norm_product",
+            "initial_distance",
+        )
+
+    def passes(self, attack: Attack) -> float:  # noqa: ARG002  (nothing is attacked)
+        """Every layer as often as allowed, on one image."""
+        return float(self.iterations)
