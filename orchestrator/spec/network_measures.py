@@ -1,12 +1,12 @@
 """AutoAttack, norms of the weights, margins and boundary thickness (SCIENCE.md sections 5 and 7)."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from orchestrator.spec.base import Integer, Number
-from orchestrator.spec.measures import MEASURES, Count, Measure
-from orchestrator.spec.training import Attack, Ball
+from orchestrator.spec.base import Integer, Number, problem
+from orchestrator.spec.measures import MEASURES, Count, Measure, attack_passes
+from orchestrator.spec.training import Attack, Ball, EvaluationAttack
 
 AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
 VERSIONS: dict[str, tuple[AttackName, ...]] = {
@@ -99,3 +99,84 @@ class Norms(Measure):
     def passes(self, attack: Attack) -> float:  # noqa: ARG002  (nothing is attacked)
         """Every layer as often as allowed, on one image."""
         return float(self.iterations)
+
+
+@MEASURES.register
+class Margins(Measure):
+    """A low percentile of the margin z_y - max over k != y of z_k, on clean and adversarial inputs (Jiang19)."""
+
+    implementation = "workers.measures.margins:margins"
+    presets = {  # noqa: RUF012
+        "quick": {"attack": {"steps": 10}, "train_examples": 500, "test_examples": 500},
+        "paper": {"percentile": 10.0, "attack": {"steps": 20}, "train_examples": 1000, "test_examples": 1000},
+    }
+
+    name: Literal["margins"] = "margins"
+    percentile: Annotated[Number, Field(gt=0, lt=100)] = 10.0
+    """Which percentile of the examples' margins, in per cent."""
+    attack: EvaluationAttack = EvaluationAttack()
+    """The attack behind the adversarial inputs; PGD-20 by default."""
+    train_examples: Count = 1000
+    """First so many un-augmented training images (fewer if there are fewer)."""
+    test_examples: Count = 1000
+    """First so many test images (fewer if there are fewer)."""
+
+    def key(self, kind: str, part: str) -> str:
+        """Name of the value on clean or adversarial inputs of one set."""
+        return f"margin_p{self.percentile:g}_{kind}_{part}"
+
+    def keys(self) -> tuple[str, ...]:
+        """Margins in units of logits, and their standard errors."""
+        names = [self.key(kind, part) for kind in ("clean", "adversarial") for part in ("train", "test")]
+        return (*names, *(f"{name}_se" for name in names))
+
+    def passes(self, attack: Attack) -> float:
+        """Both sets, clean and attacked, each looked at once more."""
+        return (self.train_examples + self.test_examples) * (1 + attack_passes(self.attack.resolve(attack)))
+
+
+@MEASURES.register
+class BoundaryThickness(Measure):
+    """How long the way from an image to another class is on which the network is unsure (Yang et al. 2020).
+
+    Boundary thickness and robustness in learning models, arXiv 2007.05086.
+    """
+
+    implementation = "workers.measures.boundary_thickness:boundary_thickness"
+    presets = {  # noqa: RUF012
+        "quick": {"examples": 100, "points": 32, "steps": 10},
+        "paper": {"split": "train", "examples": 320, "eps": 1.0, "step_size": 0.2, "steps": 20, "points": 128},
+    }
+
+    name: Literal["boundary_thickness"] = "boundary_thickness"
+    alpha: Annotated[Number, Field(gt=-1, lt=1)] = 0.0
+    """Lower end of the difference of the two classes' probabilities that counts as unsure."""
+    beta: Annotated[Number, Field(gt=-1, lt=1)] = 0.75
+    """Its upper end."""
+    eps: Annotated[Number, Field(gt=0)] = 1.0
+    """Radius of the L2 ball in which the way ends, in units of the pixel range: large enough to reach other classes."""
+    step_size: Annotated[Number, Field(gt=0)] = 0.2
+    """Length of a step of the attack, in the same units."""
+    steps: Annotated[Integer, Field(ge=1, le=10_000)] = 20
+    """Its gradient steps."""
+    points: Annotated[Integer, Field(ge=2)] = 128
+    """Places on the way at which the network is looked at."""
+    examples: Count = 1000
+    """First so many images of the split (fewer if there are fewer)."""
+    split: Literal["test", "train"] = "test"
+    """Which images."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.alpha >= self.beta:
+            raise problem(f"alpha {self.alpha:g} is not below beta {self.beta:g}", "alpha")
+        return self
+
+    def keys(self) -> tuple[str, ...]:
+        """Euclidean length in units of the pixel range, and its standard error over images."""
+        name = self.name if self.split == "test" else f"{self.name}_train"
+        return (name, f"{name}_se")
+
+    def passes(self, attack: Attack) -> float:  # noqa: ARG002  (the attack is its own)
+        """The prediction, the attack, its end, and every point."""
+        return self.examples * (0.5 + self.steps + 0.5 + 0.5 * self.points)
