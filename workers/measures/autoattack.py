@@ -112,8 +112,8 @@ class Cascade:
                 key, here = f"{part} {name} batch {index}", left[low : low + size]
                 if key not in self.parts:
                     self.parts[key] = self._attack(name, images, here)
+                    yield Tick((number - 1) * batches + index + 1, len(self.settings.chosen()) * batches)
                 fooled_by[self.parts[key]["fooled"]] = number
-                yield Tick((number - 1) * batches + index + 1, len(self.settings.chosen()) * batches)
         return fooled_by
 
     def _look(self, images: Images) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def norms(
         if f"layer {number}" not in parts:
             random = generator(image.device, seed, "spectral norm", number)
             parts[f"layer {number}"] = spectral_norm(layer, settings.tolerance, settings.iterations, random)
-        yield Tick(number + 1, len(layers))
+            yield Tick(number + 1, len(layers))
     found = [parts[f"layer {number}"] for number in range(len(layers))]
     flags = [*_unsure(found, settings.tolerance), *left_out(model, layers)]
     weights = kernels(model)
