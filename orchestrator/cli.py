@@ -23,6 +23,7 @@ from orchestrator.commands import (
     report_evaluation,
     show_answer,
     show_cost,
+    show_measured,
 )
 from orchestrator.errors import UserError
 from workers.failures import ErrorClass
@@ -61,6 +62,13 @@ class TableFormat(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     JSON = "json"
+
+
+class Preset(StrEnum):
+    """Settings of measures."""
+
+    QUICK = "quick"
+    PAPER = "paper"
 
 
 def main() -> None:
@@ -229,6 +237,55 @@ def evaluate(
     runs = store.trial_runs(file.sweep.name)
     code = report_evaluation(file, measuring_plan(file.sweep, evaluation, runs), runs, as_json)
     raise typer.Exit(INTERRUPTED if done.interrupted else code)
+
+
+@app.command()
+def measure(
+    model: Annotated[str, typer.Option(help="package.module:function, which returns the network.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="State dict, or safetensors; the function's own weights if not given.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Images by name, or as in a sweep file: '{name: npz, path: x.npz}'.")
+    ] = None,
+    measures: Annotated[
+        str | None, typer.Option(help="Measures by name, with commas, or a YAML list; robustness and flatness.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as draws=20 or robustness.attack.steps=50.")
+    ] = None,
+    preset: Annotated[Preset | None, typer.Option(help="Settings that --measures does not give.")] = None,
+    attack: Annotated[
+        str | None, typer.Option(help="In the place of the training attack, such as '{eps: 8/255}', the default.")
+    ] = None,
+    mean: Annotated[str | None, typer.Option(help="Of pixels in [0, 1] per channel, with commas; none: 0.")] = None,
+    std: Annotated[str | None, typer.Option(help="Likewise, the deviation; none: 1.")] = None,
+    model_args: Annotated[str | None, typer.Option(help="Keywords of the function: '{num_classes: 10}'.")] = None,
+    key: Annotated[str | None, typer.Option(help="Of the state dict, where the checkpoint has several.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of random starts and directions; 0.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU if there is one.")] = None,
+    record_in: Annotated[
+        str | None,
+        typer.Option(help="Sweep file or name: measure as this sweep does, and record it beside it."),
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="What the sweep's tables call the network.")] = None,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a network that was trained elsewhere: any image classifier, no sweep needed."""
+    from orchestrator.evaluations import Changes
+    from orchestrator.external import Request, measure_alone, measure_beside
+    from orchestrator.recorded import open_sweep
+
+    chosen = Changes(measures, tuple(settings or ()), None, seed, preset.value if preset else None)
+    request = Request(model, model_args, checkpoint, key, mean, std, data, attack, chosen, device, label)
+    if record_in is None:
+        show_measured(measure_alone(request, open_console(err=True)), None, as_json)
+        return
+    file = open_sweep(record_in, places(storage, tracking_uri, profile))
+    show_measured(measure_beside(request, file, existing_store(file), open_console(err=True)), file, as_json)
 
 
 @app.command()

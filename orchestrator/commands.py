@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from orchestrator.external import Measured
     from orchestrator.plan import Plan
     from orchestrator.recorded import Places
     from orchestrator.spec.loading import SweepFile
@@ -175,6 +176,29 @@ def show_cost(made: "Plan", runs: list[Any], as_json: bool) -> None:
         open_console().print(cost_table(found))
     else:
         open_console().print("nothing to measure", highlight=False)
+
+
+def show_measured(found: "Measured", file: "SweepFile | None", as_json: bool) -> None:
+    """Prints the values of a network from elsewhere; as JSON they alone are on standard output."""
+    from rich import box
+    from rich.table import Table
+
+    notes = [f"flag  {name}: {flag}" for name, flags in found.flags.items() for flag in flags]
+    if file is not None:
+        notes.append(f"recorded as run {found.run_id}; `flatsweep export {file.words}` has it as its last rows")
+    if as_json:
+        print_json(found.plain())
+    else:
+        table = Table(box=box.SIMPLE_HEAD)
+        for heading in ("value", "", "standard error"):
+            table.add_column(heading, justify="left" if heading == "value" else "right")
+        for name, value in found.values.items():
+            if not name.endswith("_se"):
+                error = found.values.get(f"{name}_se")
+                table.add_row(name, f"{value:.5g}", "" if error is None else f"{error:.2g}")
+        open_console().print(table)
+    for note in notes:
+        open_console(err=True).print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def plan_json(made: "Plan") -> dict[str, Any]:

@@ -33,20 +33,35 @@ class Changes:
     checkpoints: str | None = None
     """Names, separated by commas."""
     seed: int | None = None
+    preset: str | None = None
+    """For every measure that gives none itself."""
 
 
 def changed(sweep: Sweep, changes: Changes) -> Evaluation:
-    """The evaluation that the command line means.
+    """The evaluation of a sweep that the command line means.
 
     Raises:
         UserError: unknown measure, setting or network, a value out of its range, or nothing that differs.
     """
-    evaluation = sweep.evaluation
+    found = applied(sweep.evaluation, changes)
+    if found.evaluation_id == sweep.evaluation.evaluation_id:
+        raise UserError("these are the sweep file's own settings, which `submit` measures; change some with --set")
+    return found
+
+
+def applied(evaluation: Evaluation, changes: Changes) -> Evaluation:
+    """An evaluation with what the command line says of it.
+
+    Raises:
+        UserError: unknown measure, setting or network, or a value out of its range.
+    """
     measures = list(evaluation.measures)
-    if changes.measures is not None:
-        own = {measure.name: measure for measure in measures}
-        given = _yaml(changes.measures if "{" in changes.measures else f"[{changes.measures}]", "--measures")
-        measures = [_measure(item, own) for item in (given if isinstance(given, list) else [given])]
+    if changes.measures is not None or changes.preset is not None:
+        own = {} if changes.preset else {measure.name: measure for measure in measures}
+        text = changes.measures or ",".join(measure.name for measure in measures)
+        given = _yaml(text if text.lstrip()[:1] in {"[", "-"} else f"[{text}]", "--measures")
+        items = [_with_preset(item, changes.preset) for item in (given if isinstance(given, list) else [given])]
+        measures = [_measure(item, own) for item in items]
     data = [measure.model_dump(mode="json") for measure in measures]
     for setting in changes.settings:
         _set(data, setting)
@@ -59,9 +74,13 @@ def changed(sweep: Sweep, changes: Changes) -> Evaluation:
         found = Evaluation.model_validate(wanted)
     except ValidationError as error:
         raise UserError("\n".join(_told(error, data))) from error
-    if found.evaluation_id == evaluation.evaluation_id:
-        raise UserError("these are the sweep file's own settings, which `submit` measures; change some with --set")
     return found
+
+
+def _with_preset(item: Any, preset: str | None) -> Any:
+    if preset is None or not isinstance(item, str | dict):
+        return item
+    return {"preset": preset} | ({"name": item} if isinstance(item, str) else item)
 
 
 def _told(error: ValidationError, data: list[dict[str, Any]]) -> list[str]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.journal import Record
+from workers.journal import Record, same
 from workers.storage import Folder
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class RunSink:
     def _is_new(self, record: Record) -> bool:
         """Whether the run lacks it; a trial whose folder was lost records the same values at another time."""
         values = self._recorded.get((record.key, record.step), {})
-        return record.time_ms not in values and (not values or values[max(values)] != record.value)
+        return record.time_ms not in values and (not values or not same(values[max(values)], record.value))
 
     def send(self, records: Sequence[Record]) -> None:
         """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""

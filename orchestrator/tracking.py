@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UserError
-from orchestrator.spec.base import flatten
+from orchestrator.spec.base import Spec, flatten
+from orchestrator.spec.external import METHOD as EXTERNAL
+from orchestrator.spec.external import External
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 
 MAX_PARAMS, MAX_PARAM = 100, 6000
@@ -65,6 +67,11 @@ class TrialRun:
     params: dict[str, str]
     curves: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Values at the epochs before the last whose networks were measured; only where they were asked for."""
+
+    @property
+    def is_external(self) -> bool:
+        """Whether it is of a network that was not trained here, and so of no cell of the grid."""
+        return self.tags.get("method_name") == EXTERNAL
 
 
 class Store:
@@ -209,31 +216,54 @@ class Store:
 
     def create_trial_run(self, trial: Trial, evaluation: Evaluation, sweep_name: str, parent: str, base: Path) -> str:
         """A SCHEDULED run with every parameter of a trial; returns its id."""
+        tags = {
+            "trial_id": trial.trial_id,
+            "wanted_evaluation_id": evaluation.evaluation_id,
+            "method": trial.method.label(),
+            "method_name": trial.method.name,
+            "regularizer": trial.regularizer_label,
+            "seed": str(trial.seed),
+        }
+        return self._create_run(trial.label(), trial, "trial.json", tags, sweep_name, parent, base)
+
+    def create_external_run(self, external: External, source: dict[str, str], sweep_name: str, parent: str) -> str:
+        """A SCHEDULED run of a network that was not trained here, like a trial's; returns its id.
+
+        Args:
+            external: what it is called, and what it is measured with.
+            source: where it comes from, recorded as parameters beside those of `external`.
+            sweep_name: of the sweep that it is laid beside.
+            parent: the sweep's own run.
+        """
+        tags = {"trial_id": external.external_id, "method": external.method, "method_name": EXTERNAL}
+        tags |= {"regularizer": "none", "seed": "0"}
+        place = Path.cwd()
+        return self._create_run(external.method, external, "external.json", tags, sweep_name, parent, place, source)
+
+    def _create_run(
+        self,
+        name: str,
+        spec: Spec,
+        file: str,
+        tags: dict[str, str],
+        sweep_name: str,
+        parent: str,
+        base: Path,
+        more: Mapping[str, str] | None = None,
+    ) -> str:
+        """A SCHEDULED run with everything in `spec` as parameters, `more` beside them, and as a file."""
         from mlflow.entities import Param
 
-        tags = {
-            "mlflow.parentRunId": parent,
-            "flatsweep.sweep": sweep_name,
-            "flatsweep.kind": "trial",
-            "flatsweep.state": "pending",
-            "flatsweep.trial_id": trial.trial_id,
-            "flatsweep.wanted_evaluation_id": evaluation.evaluation_id,
-            "flatsweep.method": trial.method.label(),
-            "flatsweep.method_name": trial.method.name,
-            "flatsweep.regularizer": trial.regularizer_label,
-            "flatsweep.seed": str(trial.seed),
-        } | _source_tags(base)
-        params = [
-            Param(key, str(value)[:MAX_PARAM])
-            for key, value in flatten(trial.model_dump(mode="json")).items()
-            if value is not None
-        ]
+        tags = {"sweep": sweep_name, "kind": "trial", "state": "pending", **tags}
+        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | _source_tags(base)
+        values = flatten(spec.model_dump(mode="json")) | dict(more or {})
+        params = [Param(key, str(value)[:MAX_PARAM]) for key, value in values.items() if value is not None]
         with self._reached():
-            run = self.client.create_run(self.experiment_id, run_name=trial.label(), tags=tags)
+            run = self.client.create_run(self.experiment_id, run_name=name, tags={"mlflow.parentRunId": parent, **tags})
             run_id = str(run.info.run_id)
             for low in range(0, len(params), MAX_PARAMS):
                 self.client.log_batch(run_id, params=params[low : low + MAX_PARAMS])
-            self.client.log_dict(run_id, trial.model_dump(mode="json"), "trial.json")
+            self.client.log_dict(run_id, spec.model_dump(mode="json"), file)
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id
 

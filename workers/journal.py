@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -55,7 +56,7 @@ class Journal:
         for record in records:
             if record.kind == "metric":
                 place = (record.key, record.step)
-                if place in self._known and not (replace and self._known[place] != record.value):
+                if place in self._known and not (replace and not same(self._known[place], record.value)):
                     continue
                 self._known[place] = record.value
             new.append(record)
@@ -67,6 +68,11 @@ class Journal:
     def values(self, key: str) -> list[float]:
         """All values of a metric, in the order of recording."""
         return [record.value for record in self.records if record.kind == "metric" and record.key == key]
+
+
+def same(first: float, second: float) -> bool:
+    """Whether two values are equal; not a number equals itself here."""
+    return first == second or (math.isnan(first) and math.isnan(second))
 
 
 def parse(content: bytes) -> tuple[list[Record], bytes]:

@@ -9,6 +9,8 @@ from orchestrator.spec.measures import Measure
 from orchestrator.spec.sweep import Evaluation, Trial
 
 TRIAL = "trial.json"
+EXTERNAL = "external.json"
+"""In the place of `TRIAL`, of a network that was not trained here."""
 DATA = "data.json"
 ERROR = "error.txt"
 CHECKPOINTS = "checkpoints"

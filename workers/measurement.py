@@ -4,18 +4,18 @@ import io
 import json
 import time
 from collections import defaultdict
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from orchestrator.spec.base import canonical
 from orchestrator.spec.measures import Measure
 from orchestrator.spec.sweep import Evaluation
 from workers import layout
-from workers.measures.result import Result
+from workers.measures.result import Parts, Result
 from workers.recorder import Recorder
 from workers.steps import Tick
 from workers.storage import Folder
@@ -119,27 +119,22 @@ class Measurement:
     ) -> Generator[Measuring, None, dict[str, Any]]:
         """A result as it is kept; `known` is that of the same weights under another name: the best may be the last."""
         content = {"measure": canonical(measure), "seed": self._evaluation.seed, "network": network, "epoch": epoch}
-        if known is not None:
-            content |= {"values": known["values"], "flags": known.get("flags", []), "seconds": 0.0}
-        else:
-            parts = KeptParts(self._results, layout.parts_name(name))
-            started = time.perf_counter()
-            result = yield from self._measure(measure, network, epoch, parts)
-            content |= {"values": result.values, "flags": list(result.flags)}
-            content |= {"seconds": parts.seconds_before + time.perf_counter() - started}
-            if result.arrays:
-                self._results.write(layout.arrays_name(name), _npz(result.arrays))
+        if known is None:
+            kept = yield from keep(
+                self._results, name, content, lambda parts: self._measure(measure, network, epoch, parts)
+            )
+            return kept
+        content |= {"values": known["values"], "flags": known.get("flags", []), "seconds": 0.0}
         self._results.write(name, json.dumps(content, indent=2).encode())
         self._results.delete(layout.parts_name(name))
         return content
 
-    def _measure(
-        self, measure: Measure, network: str, epoch: int, parts: "KeptParts"
-    ) -> Generator[Measuring, None, Result]:
+    def _measure(self, measure: Measure, network: str, epoch: int, parts: Parts) -> Generator[Measuring, None, Result]:
         trainer = self._trainer
         if epoch != self._weights_of:
             trainer.model.load_state_dict(trainer.selection.weights(epoch))
             self._weights_of = epoch
+        more: dict[str, Any] = {"initial": self._initial} if measure.needs_initial else {}
         steps = measure.load().steps(
             trainer.model,
             trainer.splits,
@@ -147,12 +142,52 @@ class Measurement:
             attack=trainer.trial.training.attack,
             seed=self._evaluation.seed,
             parts=parts,
+            **more,
         )
-        try:
-            while True:
-                yield Measuring(measure.name, next(steps), network)
-        except StopIteration as stop:
-            return Result.of(stop.value)
+        result = yield from watched(steps, measure.name, network)
+        return result
+
+    def _initial(self) -> nn.Module:
+        """The network before its training: its weights are a function of the trial."""
+        trainer = self._trainer
+        return Trainer(trainer.trial, trainer.splits, None, trainer.device).model
+
+
+def watched(steps: Generator[Tick, None, Any], measure: str, network: str) -> Generator[Measuring, None, Result]:
+    """A measure's steps as progress on one network."""
+    try:
+        while True:
+            yield Measuring(measure, next(steps), network)
+    except StopIteration as stop:
+        return Result.of(stop.value)
+    finally:
+        steps.close()
+
+
+def keep(
+    results: Folder, name: str, content: dict[str, Any], measure: Callable[[Parts], Generator[Measuring, None, Result]]
+) -> Generator[Measuring, None, dict[str, Any]]:
+    """Measures, going on from the parts in the folder, and puts the result there.
+
+    Args:
+        results: the folder.
+        name: of the result's file.
+        content: what is kept beside values, flags and seconds.
+        measure: from parts to the steps that return the result.
+
+    Returns:
+        What is in the file.
+    """
+    parts = KeptParts(results, layout.parts_name(name))
+    started = time.perf_counter()
+    result = yield from measure(parts)
+    seconds = parts.seconds_before + time.perf_counter() - started
+    content |= {"values": result.values, "flags": list(result.flags), "seconds": seconds}
+    if result.arrays:
+        results.write(layout.arrays_name(name), _npz(result.arrays))
+    results.write(name, json.dumps(content, indent=2).encode())
+    results.delete(layout.parts_name(name))
+    return content
 
 
 class KeptParts(dict[str, Any]):

@@ -110,7 +110,7 @@ def _train_and_measure(
     recorder.state("running")
     others = packages(*filter(None, (trial, evaluation)))
     versions = {f"{name}_version": version for name, version in others.items()}
-    recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **_surroundings(device), **versions})
+    recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **surroundings(device), **versions})
     folder.write(layout.TRIAL, json.dumps(trial.model_dump(mode="json"), indent=2).encode())
     trainer = restored_trainer(trial, folder, device)
     recorder.tags({"data_digest": trainer.splits.digest})
@@ -147,8 +147,8 @@ def _check_data(folder: Folder, splits: Splits) -> None:
                         "`flatsweep rerun --from-scratch`")  # fmt: skip
 
 
-def _surroundings(device: torch.device) -> dict[str, str]:
-    """Where a trial runs, as tags."""
+def surroundings(device: torch.device) -> dict[str, str]:
+    """Where this process runs, as tags."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     return {
         "host": socket.gethostname(),

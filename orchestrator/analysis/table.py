@@ -15,7 +15,7 @@ STATES = ("state", "flags", "error_class", "error", "attempt", "evaluation_id", 
 
 
 def trial_table(sweep: Sweep, runs: Sequence[TrialRun]) -> pd.DataFrame:
-    """Rows for every cell of the grid, in its order, whether it has run or not.
+    """Rows for every cell of the grid, in its order, whether it has run or not; then for networks from elsewhere.
 
     Args:
         sweep: the grid.
@@ -26,7 +26,8 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun]) -> pd.DataFrame:
         seconds. Each trial has a row whose `checkpoint` is 'last'; with early stopping one that is 'best'; and one for
         each epoch that was kept and measured, 'epoch 10'. A trial without a run has state 'missing'. Values are those
         of `sweep.evaluation`, whether `submit` or `evaluate` measured them; a trial that has none, as it was measured
-        with other settings only, has the state 'measured otherwise'.
+        with other settings only, has the state 'measured otherwise'. Networks that `flatsweep measure` recorded beside
+        the sweep have the method 'external(label=...)', regularizer 'none', seed 0 and no epoch.
     """
     by_id = {run.trial_id: run for run in runs}
     trials = sweep.trials()
@@ -34,6 +35,7 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for trial, label in zip(trials, settings, strict=True):
         rows += _rows(sweep, trial, label, by_id.get(trial.trial_id))
+    rows += [_external_row(sweep, run) for run in runs if run.is_external]
     table = pd.DataFrame(rows)
     table["epoch"] = table["epoch"].astype("Int64")
     values = [key for key in value_keys(sweep) if key in table]
@@ -101,8 +103,24 @@ def _rows(sweep: Sweep, trial: Trial, setting: str, run: TrialRun | None) -> lis
     return rows
 
 
+def _external_row(sweep: Sweep, run: TrialRun) -> dict[str, Any]:
+    """The row of a network that was not trained here: it has one network only, and no epoch."""
+    prefix = _prefix(sweep, run)
+    row = {
+        "trial_id": run.trial_id,
+        "method": run.tags.get("method", ""),
+        "method_name": run.tags["method_name"],
+        "regularizer": run.tags.get("regularizer", ""),
+        "setting": "",
+        "seed": int(run.tags.get("seed", 0)),
+        "checkpoint": layout.LAST,
+        "epoch": None,
+        "flags": _flags(run, layout.LAST, prefix),
+    }
+    return row | _states(run, prefix) | _values(run, layout.LAST, prefix)
+
+
 def _labels(trial: Trial, setting: str, run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
-    state = run.state if run else "missing"
     return {
         "trial_id": trial.trial_id,
         "method": trial.method.label(),
@@ -110,6 +128,12 @@ def _labels(trial: Trial, setting: str, run: TrialRun | None, prefix: str | None
         "regularizer": trial.regularizer_label,
         "setting": setting,
         "seed": trial.seed,
+    } | _states(run, prefix)
+
+
+def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
+    state = run.state if run else "missing"
+    return {
         "state": "measured otherwise" if state == "finished" and prefix is None else state,
         "error_class": run.error_class if run else "",
         "error": run.error if run else "",

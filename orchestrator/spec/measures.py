@@ -1,4 +1,8 @@
-"""What is measured on a trained network (SCIENCE.md sections 5 and 6). Implementations live in workers/measures."""
+"""What is measured on a trained network: robustness and flatness (SCIENCE.md sections 5 and 6), and what all share.
+
+The other families stand in modules beside, which register their measures when `sweep` imports them. Implementations
+live in workers/measures.
+"""
 
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal
@@ -22,6 +26,9 @@ class Measure(Component):
 
     presets: ClassVar[dict[str, dict[str, Any]]] = {}
     """Settings by preset: `quick` to look, `paper` as published."""
+    needs_initial: ClassVar[bool] = False
+    """Whether the implementation takes `initial`, a function that builds the network before training: None where the
+    network was not trained here."""
 
     preset: Literal["quick", "paper"] | None = location(None)
     """Fills in what is not given: `quick` settings to look with, or those of the `paper`. It is the settings that
@@ -211,7 +218,3 @@ class WorstFlatness(Flatness):
             final = look + self.evaluation_passes(self.attack.resolve(attack))
         climbs = len(self.xi) * self.restarts * (self.examples * self.epochs + final)
         return self.sets() * (self.evaluation_passes(self.reference_attack(attack)) + climbs)
-
-
-# Registers the measures that stand in modules of their own.
-from orchestrator.spec import curvature_measures, landscape_measures  # noqa: E402, F401

@@ -14,7 +14,7 @@ from orchestrator.spec.methods import METHODS
 from orchestrator.spec.models import MODELS
 from orchestrator.spec.regularizers import REGULARIZERS
 from orchestrator.spec.sweep import Evaluation, Exclude, Grid, Resources, Sweep, Tracking
-from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, EarlyStopping, EvaluationAttack, Training
+from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, Ball, EarlyStopping, EvaluationAttack, Training
 
 HEAD = """# The sweep file
 
@@ -79,6 +79,7 @@ SECTIONS: tuple[tuple[str, type[Spec]], ...] = (
     ("`grid.exclude`", Exclude),
     ("`evaluation`", Evaluation),
     ("`attack` of a measure", EvaluationAttack),
+    ("`attack` of `autoattack`", Ball),
     ("`resources`", Resources),
     ("`tracking`", Tracking),
 )

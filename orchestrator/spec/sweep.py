@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from orchestrator.errors import suggest
-from orchestrator.spec import impossible
+from orchestrator.spec import curvature_measures, impossible, landscape_measures, network_measures  # noqa: F401
 from orchestrator.spec.axes import TooManyCells, expand_sweep
 from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, problem
 from orchestrator.spec.data import DATA, Data, Digits
@@ -18,7 +18,7 @@ from orchestrator.spec.merging import Path as Place
 from orchestrator.spec.methods import METHODS, Method, Standard, Unlabeled, layers
 from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
 from orchestrator.spec.regularizers import REGULARIZERS, Regularizer
-from orchestrator.spec.training import EvaluationAttack, Training
+from orchestrator.spec.training import Ball, Training
 
 SHARED = ("data", "model", "training")
 """What all methods of a grid share."""
@@ -312,7 +312,7 @@ class Sweep(Spec):
         trainings = [training for grid in self.grid for training in grid.training or self.training]
         for index, measure in enumerate(self.evaluation.measures):
             attack = getattr(measure, "attack", None)
-            if not isinstance(attack, EvaluationAttack):
+            if not isinstance(attack, Ball):
                 continue
             for training in trainings:
                 try:

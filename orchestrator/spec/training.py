@@ -39,13 +39,23 @@ class Attack(Spec):
         return self
 
 
-class EvaluationAttack(Spec):
-    """PGD for measuring; norm and eps are those of training unless given."""
+class Ball(Spec):
+    """Where a measure's attack looks: norm and eps are those of training unless given."""
 
     norm: Norm | None = None
     """Norm of the ball; that of the training attack if left out."""
     eps: Annotated[Number, Field(gt=0)] | None = None
     """Radius in units of the pixel range [0, 1]; that of the training attack if left out."""
+
+    def resolve(self, training: Attack) -> Attack:
+        """The complete attack, with norm and eps taken from the training attack where they were left out."""
+        own = self.model_dump(exclude={"norm", "eps"})
+        return Attack(norm=self.norm or training.norm, eps=training.eps if self.eps is None else self.eps, **own)
+
+
+class EvaluationAttack(Ball):
+    """PGD for measuring; norm and eps are those of training unless given."""
+
     step_size: Annotated[Number, Field(gt=0)] = 0.007
     """Length of a step, in units of the pixel range."""
     steps: Annotated[Integer, Field(ge=1, le=10_000)] = 20
@@ -56,11 +66,6 @@ class EvaluationAttack(Spec):
     """Start at a uniformly random point of the ball."""
     best_iterate: bool = True
     """Keep the iterate with the highest loss instead of the last one."""
-
-    def resolve(self, training: Attack) -> Attack:
-        """The complete attack, with norm and eps taken from the training attack where they were left out."""
-        own = self.model_dump(exclude={"norm", "eps"})
-        return Attack(norm=self.norm or training.norm, eps=training.eps if self.eps is None else self.eps, **own)
 
 
 class EarlyStopping(Spec):

@@ -30,6 +30,7 @@ OTHER: dict[str, Any] = {
     "restarts": 3,
     "classes": 3,
     "points": 5,
+    "attacks": ["square"],
 }
 """Another value of the fields for which `another` finds none."""
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,12 @@ def test_values_that_are_not_finite_survive(tmp_path: Path) -> None:
     Journal(Folder(str(tmp_path))).add([Record("metric", "x", value=float("inf"), step=0)])
     records, _ = parse(Folder(str(tmp_path)).read(FILE))
     assert records[0].value == float("inf")
+
+
+def test_not_a_number_is_replaced_by_another_value_only(tmp_path: Path) -> None:
+    journal = Journal(Folder(str(tmp_path)))
+    nan = Record("metric", "path_norm", value=math.nan)
+    assert journal.add([nan], replace=True) == [nan]
+    assert journal.add([Record("metric", "path_norm", value=math.nan)], replace=True) == []
+    assert len(journal.add([Record("metric", "path_norm", value=1.0)], replace=True)) == 1
+    assert len(journal.add([nan], replace=True)) == 1
