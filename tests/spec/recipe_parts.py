@@ -71,6 +71,35 @@ def worst(attack: Table, restarts: int, epochs: int, examples: int) -> Table:
     }  # fmt: skip
 
 
+def weight_curvature_index(attack: Table, examples: int) -> Table:
+    return {
+        "name": "wci", "batch_size": 128, "loss": "robust", "attack": attack, "examples": examples, "split": "test",
+        "traces": "exact", "standard_error": 0.02, "max_probes": 1000,
+    }  # fmt: skip
+
+
+def curvature(attack: Table, examples: int, eigenvalues: int = 5, tolerance: float = 1e-3) -> Table:
+    return {
+        "name": "curvature", "batch_size": 128, "loss": "robust", "attack": attack, "examples": examples,
+        "split": "test", "eigenvalues": eigenvalues, "tolerance": tolerance, "lanczos_steps": 64, "max_products": 256,
+        "trace": "exact", "probes": 100, "density_probes": 1,
+    }  # fmt: skip
+
+
+def input_landscape(attack: Table, examples: int, eigenvalues: int) -> Table:
+    return {
+        "name": "input_landscape", "batch_size": 100, "attack": attack, "linearity": attack, "examples": examples,
+        "split": "test", "eigenvalues": eigenvalues, "exact_up_to": 32, "lanczos_steps": 100, "tolerance": 1e-3,
+    }  # fmt: skip
+
+
+def landscape(attack: Table, examples: int, points: int) -> Table:
+    return {
+        "name": "landscape", "batch_size": 1000, "dimensions": 1, "attack": attack, "attack_at": "point",
+        "points": points, "reach": 1.0, "draws": 1, "examples": examples, "split": "test", "rise_at": 0.5, "level": 0.5,
+    }  # fmt: skip
+
+
 AT = {"name": "at"}
 
 

@@ -14,10 +14,12 @@ from recipe_parts import (
     awp,
     cifar10,
     clipping,
+    curvature,
     cutout,
     decay,
     digits,
     entropy_sgd,
+    landscape,
     mart,
     measuring,
     noise,
@@ -31,6 +33,7 @@ from recipe_parts import (
     stopping,
     trades,
     unlabeled,
+    weight_curvature_index,
     worst,
 )
 
@@ -308,21 +311,29 @@ WEAK = measuring(5, 0.05, eps=0.15)
 MEASURES: dict[tuple[str, str | None], list[Table]] = {
     ("stutz21", None): STUTZ_MEASURES,
     ("stutz21", "small"): [robustness(WEAK, 200), average(WEAK, 4, 100), worst(WEAK, 2, 2, 100)],
-    ("wu20", None): [robustness(LAST, 10_000), average(LAST, 10, 1000), worst(LAST, 10, 20, 1000)],
+    ("wu20", None): [
+        robustness(LAST, 10_000),
+        average(LAST, 10, 1000),
+        worst(LAST, 10, 20, 1000),
+        landscape(LAST, 1000, 21),
+    ],
     ("wu20", "small"): [
         robustness(measuring(10, 0.0375, best_iterate=False), 300),
         average(measuring(10, 0.0375, best_iterate=False), 5, 150),
         worst(measuring(10, 0.0375, best_iterate=False), 2, 3, 150),
+        landscape(measuring(10, 0.0375, best_iterate=False), 150, 11),
     ],
     ("li22", None): [
         robustness(measuring(50, 2 / 255), 10_000),
         average(measuring(20, 2 / 255), 10, 1000),
         worst(measuring(20, 2 / 255), 10, 20, 1000),
+        input_landscape(measuring(20, 2 / 255), 1000, 20),
     ],
     ("li22", "small"): [
         robustness(measuring(10, 0.0375), 300),
         average(measuring(10, 0.0375), 5, 150),
         worst(measuring(10, 0.0375), 2, 3, 150),
+        input_landscape(measuring(10, 0.0375), 50, 10),
     ],
     ("overfitting", None): [
         robustness(measuring(20, 0.007), 1000),
@@ -334,11 +345,15 @@ MEASURES: dict[tuple[str, str | None], list[Table]] = {
         robustness(measuring(20, 2 / 255), 1000),
         average(measuring(20, 2 / 255), 10, 1000),
         worst(measuring(20, 2 / 255), 10, 20, 1000),
+        weight_curvature_index(measuring(20, 2 / 255), 1000),
+        curvature(measuring(20, 2 / 255), 1000),
     ],
     ("wci24", "small"): [
         robustness(measuring(8, 0.0375), 300),
         average(measuring(8, 0.0375), 4, 100),
         worst(measuring(8, 0.0375), 2, 2, 100),
+        weight_curvature_index(measuring(8, 0.0375), 100),
+        curvature(measuring(8, 0.0375), 100, 2, 0.01),
     ],
 }
 KEPT = {("overfitting", None): 5, ("overfitting", "small"): 8, ("wci24", None): 10, ("wci24", "small"): 5}
