@@ -19,6 +19,7 @@ from recipe_parts import (
     decay,
     digits,
     entropy_sgd,
+    input_landscape,
     landscape,
     mart,
     measuring,
