@@ -21,7 +21,8 @@ class Landscape(Measure):
     implementation = "workers.measures.landscape:landscape"
     presets = {  # noqa: RUF012
         "quick": {"points": 11, "examples": 300, "attack": {"steps": 10}},
-        "paper": {"points": 41, "examples": 1000, "attack": {"step_size": "2/255", "steps": 10}},
+        # Wu20's attack; numbers of points and images are ours
+        "paper": {"points": 41, "examples": 1000, "attack": {"step_size": "2/255", "steps": 10, "best_iterate": False}},
     }
 
     name: Literal["landscape"] = "landscape"
@@ -95,7 +96,7 @@ class InputLandscape(Measure):
     implementation = "workers.measures.input_landscape:input_landscape"
     presets = {  # noqa: RUF012
         "quick": {"examples": 100, "attack": {"steps": 10}, "linearity": {"steps": 10}},
-        "paper": {"examples": 1000, "eigenvalues": 20},
+        "paper": {"examples": 1000, "eigenvalues": 20},  # the number of images is ours
     }
 
     name: Literal["input_landscape"] = "input_landscape"
