@@ -41,6 +41,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/attack_step.py
 	$(BIN)/python benchmarks/data_path.py
+	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/trial_overhead.py
 
 # --no-emit-index-url: the lock holds names, versions and hashes, but not where they were found.

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.spec.base import Integer, Number, problem
-from orchestrator.spec.measures import MEASURES, Count, Measure, attack_passes
+from orchestrator.spec.measures import MEASURES, Count, ImageMeasure, attack_passes
 from orchestrator.spec.training import Attack, EvaluationAttack
 
 SomeRadii = tuple[Annotated[Number, Field(ge=0)], ...]
@@ -13,7 +13,7 @@ PRODUCT_PASSES = 4.5
 """A Hessian-vector product in forward-backward passes: forward, backward with a graph, and back through both."""
 
 
-class FixedExamples(Measure):
+class FixedExamples(ImageMeasure):
     """What is measured at examples that are found once, at the trained weights, and then stay as they are."""
 
     loss: Literal["robust", "clean"] = "robust"

@@ -5,14 +5,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.spec.base import Integer, Number, problem
-from orchestrator.spec.measures import MEASURES, Count, Measure, attack_passes
+from orchestrator.spec.measures import MEASURES, Count, ImageMeasure, attack_passes
 from orchestrator.spec.training import Attack, EvaluationAttack
 
 Positive = Annotated[Number, Field(gt=0)]
 
 
 @MEASURES.register
-class Landscape(Measure):
+class Landscape(ImageMeasure):
     """Robust and clean loss along random filter-normalised lines or planes through the weights (Wu20, Li et al. 2018).
 
     g(alpha) = RLoss(w + alpha * d), or g(alpha, beta) = RLoss(w + alpha * d1 + beta * d2).
@@ -90,7 +90,7 @@ AROUND_INPUTS = ("gradient_l1", "curvature", "linearity_error")
 
 
 @MEASURES.register
-class InputLandscape(Measure):
+class InputLandscape(ImageMeasure):
     """Slope, curvature and non-linearity of the loss over the pixels, around clean and adversarial inputs (Li22)."""
 
     implementation = "workers.measures.input_landscape:input_landscape"

@@ -33,8 +33,6 @@ class Measure(Component):
     preset: Literal["quick", "paper"] | None = location(None)
     """Fills in what is not given: `quick` settings to look with, or those of the `paper`. It is the settings that
     identify an evaluation, not where they came from."""
-    batch_size: Count = 1000
-    """Images attacked at once; changes results by rounding only, where no step is shared by the batch."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,11 +67,18 @@ def attack_passes(attack: Attack) -> float:
     return attack.restarts * (attack.steps + (1.0 if attack.best_iterate else 0.5))
 
 
+class ImageMeasure(Measure):
+    """A measure over images, which go through the network in batches."""
+
+    batch_size: Count = 1000
+    """Images attacked at once; changes results by rounding only, where no step is shared by the batch."""
+
+
 MEASURES = Registry("measure", Measure, "measures")  # type: ignore[type-abstract]
 
 
 @MEASURES.register
-class Robustness(Measure):
+class Robustness(ImageMeasure):
     """Robust and clean loss and error, train and test, at the same weights, and both gaps (SCIENCE.md section 5)."""
 
     implementation = "workers.measures.robustness:robustness"
@@ -100,7 +105,7 @@ class Robustness(Measure):
         return (self.train_examples + self.test_examples) * (0.5 + attack_passes(self.attack.resolve(attack)))
 
 
-class Flatness(Measure):
+class Flatness(ImageMeasure):
     """What average- and worst-case flatness of the robust loss share (SCIENCE.md section 6, Stutz21)."""
 
     protocol: Protocol = "matched"

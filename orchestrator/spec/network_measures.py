@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from orchestrator.spec.base import Integer, Number, problem
-from orchestrator.spec.measures import MEASURES, Count, Measure, attack_passes
+from orchestrator.spec.measures import MEASURES, Count, ImageMeasure, Measure, attack_passes
 from orchestrator.spec.training import Attack, Ball, EvaluationAttack
 
 AttackName = Literal["apgd-ce", "apgd-dlr", "apgd-t", "fab-t", "square"]
@@ -19,7 +19,7 @@ STEPS, TARGETS, QUERIES, REPEATS = 100, 9, 5000, 20
 
 
 @MEASURES.register
-class AutoAttack(Measure):
+class AutoAttack(ImageMeasure):
     """Robust error under AutoAttack (Croce & Hein 2020, arXiv 2003.01690), by the authors' own code."""
 
     implementation = "workers.measures.autoattack:autoattack"
@@ -83,8 +83,6 @@ class Norms(Measure):
     """Relative error at which a layer's spectral norm is good enough."""
     iterations: Count = 200
     """Applications of a convolution and its transpose at most; a layer that needs more is flagged."""
-    batch_size: Count = 1
-    """Not used: a network of weights alone has no batches."""
 
     def keys(self) -> tuple[str, ...]:
         """Norms of whole networks, without unit; the logarithm is the natural one."""
@@ -102,7 +100,7 @@ class Norms(Measure):
 
 
 @MEASURES.register
-class Margins(Measure):
+class Margins(ImageMeasure):
     """A low percentile of the margin z_y - max over k != y of z_k, on clean and adversarial inputs (Jiang19)."""
 
     implementation = "workers.measures.margins:margins"
@@ -136,7 +134,7 @@ class Margins(Measure):
 
 
 @MEASURES.register
-class BoundaryThickness(Measure):
+class BoundaryThickness(ImageMeasure):
     """How long the way from an image to another class is on which the network is unsure (Yang et al. 2020).
 
     Boundary thickness and robustness in learning models, arXiv 2007.05086.
