@@ -7,11 +7,8 @@ for ever: another attempt continues it.
 import contextlib
 import logging
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,7 @@ from orchestrator.spec.base import Spec, flatten
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.external import External
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
+from orchestrator.versions import source_tags
 
 MAX_PARAMS, MAX_PARAM = 100, 6000
 """MLflow's limits: params in a batch, characters in a value."""
@@ -248,7 +246,7 @@ class Store:
         run_id = self.parent_run(sweep.name)
         with self._reached():
             if run_id is None:
-                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | _source_tags(base)
+                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | source_tags(base)
                 run_id = str(self.client.create_run(self.experiment_id, run_name=sweep.name, tags=tags).info.run_id)
             else:
                 self.client.update_run(run_id, status="RUNNING")
@@ -323,7 +321,7 @@ class Store:
         from orchestrator.sink import change_mark
 
         tags = {"sweep": sweep_name, "kind": "trial", "state": "pending", **tags}
-        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | _source_tags(base)
+        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | source_tags(base)
         values = flatten(spec.model_dump(mode="json")) | dict(more or {})
         params = [Param(key, str(value)[:MAX_PARAM]) for key, value in values.items() if value is not None]
         with self._reached():
@@ -367,25 +365,6 @@ def _trial_run(run: Any) -> TrialRun:
     return TrialRun.of(
         info.run_id, info.status, tags, metrics, dict(run.data.params), int(info.start_time or 0), changed_ms
     )
-
-
-def _source_tags(base: Path) -> dict[str, str]:
-    """Versions and the commit of the folder that holds the sweep file, as tags."""
-    packages = {f"flatsweep.{name}_version": version(name) for name in ("flatsweep", "ray", "mlflow", "torch")}
-    return packages | {"flatsweep.git_commit": git_commit(base), "flatsweep.python_version": platform.python_version()}
-
-
-def git_commit(folder: Path) -> str:
-    """The commit checked out in a folder, '-dirty' added where files differ; '' outside of git or without git."""
-    try:
-        return _git(folder, "rev-parse", "HEAD") + ("-dirty" if _git(folder, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
 def _quiet() -> None:

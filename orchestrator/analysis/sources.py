@@ -79,7 +79,7 @@ def mixtures(table: pd.DataFrame) -> list[Mixture]:
     found = []
     for data_id, rows in done.groupby("data_id", sort=False):
         if data_id and len(digests := _counts(rows[DIGEST])) > 1:
-            found.append(Mixture(f"{DIGEST} (of data {data_id})", digests, forbidden=True))
+            found.append(Mixture(f"{DIGEST} (of data {data_id!s})", digests, forbidden=True))
     for name in columns:
         if len(values := _counts(done[name])) > 1:
             releases = {tuple(value.split(".")[:2]) for value in values}
