@@ -1,7 +1,7 @@
 """What the values of a table come from - data, code, device - and whether rows that are compared agree in it."""
 
 from collections import Counter
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,28 +16,31 @@ from orchestrator.tracking import TrialRun
 
 DIGEST = "data_digest"
 RECORDED = ("device", "git_commit", "flatsweep_version", "torch_version")
-SOURCES = ("runs", "data_id", DIGEST, *RECORDED)
-"""Columns of every table; those of further packages, `<package>_version`, stand behind them."""
+SOURCES = ("other_runs", "data_id", DIGEST, *RECORDED)
+"""Columns of every table, all of them text: ids of a trial's older runs, its data, what made it. Those of further
+packages, `<package>_version`, stand behind them."""
 VERSION = "_version"
 SHOWN_LETTERS = 40
 """Of a value, in a sentence."""
 SHOWN_VALUES = 4
 
 
-def run_sources(data: Data | None, run: TrialRun | None) -> dict[str, str]:
-    """`SOURCES` without `runs`, and versions of further packages: '' where nothing is recorded.
+def run_sources(data: Data | None, run: TrialRun | None, older: Iterable[TrialRun] = ()) -> dict[str, str]:
+    """`SOURCES`, and versions of further packages: '' where nothing is recorded.
 
     Args:
         data: as the sweep file has them; `data_id` says which data that means and how it cuts them, '' where it is not
             known. `data_digest` says what was in them.
         run: what is recorded.
+        older: runs of the same trial.
     """
     tags = run.tags if run else {}
     found = {name: tags.get(name, "") for name in (DIGEST, *RECORDED)}
     versions = {name: text for name, text in tags.items() if name.endswith(VERSION)}
     # the word of the worker, from its last attempt, counts before that of the driver that made the run
     worker = {f"{name}{VERSION}": tags[name] for name in ("torch", "python") if tags.get(name)}
-    return {"data_id": _data_id(data) if data else ""} | found | versions | worker
+    known = {"other_runs": ", ".join(other.run_id for other in older), "data_id": _data_id(data) if data else ""}
+    return known | found | versions | worker
 
 
 @lru_cache(maxsize=256)  # the cells of a grid share their data
@@ -100,8 +103,9 @@ def refuse_mixed(found: list[Mixture]) -> None:
 def repeated(table: pd.DataFrame) -> list[str]:
     """A line for each trial that has several runs, of which the newest counts."""
     return [
-        f"{row['runs']} runs of trial {row['trial_id']} ({_cell(row)}): the newest, {row['run_id']}, is used"
-        for row in _trials(table[table["runs"] > 1])
+        f"trial {row['trial_id']} ({_cell(row)}) has several runs: {row['run_id']}, the newest, is used, not "
+        f"{row['other_runs']}"
+        for row in _trials(table[table["other_runs"] != ""])
     ]
 
 

@@ -1,6 +1,6 @@
 """A sweep's runs as one tidy table: a row per trial and network measured, settings, states and values as columns."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -36,22 +36,23 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
         `flatsweep measure` recorded beside the sweep have the method 'external(label=...)', regularizer 'none', seed 0
         and no epoch. `attrs` says which sweep and evaluation these are.
     """
-    by_id = {run.trial_id: run for run in runs}
-    count = Counter(run.trial_id for run in runs)
+    of_trial: defaultdict[str, list[TrialRun]] = defaultdict(list)
+    for run in runs:
+        of_trial[run.trial_id].append(run)
     trials = sweep.trials()
     labels = setting_labels(trials) if settings is None else [settings[trial.trial_id] for trial in trials]
     rows: list[dict[str, Any]] = []
     sources: list[dict[str, Any]] = []
     for trial, label in zip(trials, labels, strict=True):
-        run = by_id.get(trial.trial_id)
-        found = _rows(sweep, trial, label, run)
+        own = of_trial[trial.trial_id]
+        newest = own[-1] if own else None
+        found = _rows(sweep, trial, label, newest)
         rows += found
-        sources += [{"runs": count[trial.trial_id]} | run_sources(trial.data, run)] * len(found)
+        sources += [run_sources(trial.data, newest, own[:-1])] * len(found)
     data_sets = sweep.data_sets()
     for run in (run for run in runs if run.is_external):
         rows.append(_external_row(sweep, run))
-        data = data_sets[0] if len(data_sets) == 1 else None
-        sources.append({"runs": count[run.trial_id]} | run_sources(data, run))
+        sources.append(run_sources(data_sets[0] if len(data_sets) == 1 else None, run))
     table, came_from = pd.DataFrame(rows), pd.DataFrame(sources)
     table["epoch"] = table["epoch"].astype("Int64")
     values = [key for key in value_keys(sweep) if key in table]
