@@ -51,6 +51,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 EvaluationOption = Annotated[
     str | None, typer.Option(help="Values of another evaluation, by its id or its first digits; see `evaluate`.")
 ]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Fetch every run anew, not only those that changed since the last look.")
+]
 AddressOption = Annotated[
     str | None, typer.Option(help="Ray cluster, host:port; RAY_ADDRESS if not given, a local Ray if neither is.")
 ]
@@ -292,6 +295,7 @@ def measure(
 def status(
     sweep: SweepArgument = DEFAULT_FILE,
     evaluation: EvaluationOption = None,
+    fresh: FreshOption = False,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
@@ -302,7 +306,7 @@ def status(
     from orchestrator.driver import has_driver
     from orchestrator.show import status_table
 
-    file, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation)
+    file, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation, fresh)
     counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
     shown = [column for column in STATUS_COLUMNS if column in table]
     table = table[table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
@@ -325,17 +329,21 @@ def export(
         TableFormat | None, typer.Option("--format", help="By default the file's ending, else csv.")
     ] = None,
     evaluation: EvaluationOption = None,
+    fresh: FreshOption = False,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Write one row per trial and network measured, with all settings, states and values."""
     from orchestrator.analysis.export import write_table
+    from orchestrator.analysis.sources import mixtures, repeated
 
-    _, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation)
+    _, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation, fresh)
     ending = output.suffix.removeprefix(".") if output else ""
     chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
     write_table(table, chosen.value, output)
+    for line in [*(found.sentence() for found in mixtures(table)), *repeated(table)]:
+        typer.echo(line, err=True)
     if output:
         typer.echo(f"wrote {len(table)} rows to {output}", err=True)
 
@@ -349,6 +357,10 @@ def correlate(
         Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")
     ] = None,
     evaluation: EvaluationOption = None,
+    allow_mixed: Annotated[
+        bool, typer.Option("--allow-mixed", help="Compare trials that were made with different data or releases.")
+    ] = False,
+    fresh: FreshOption = False,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
@@ -358,7 +370,7 @@ def correlate(
     from orchestrator.recorded import open_sweep
 
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
-    show_answer(file, measure, target, figures, evaluation, as_json)
+    show_answer(file, measure, target, figures, evaluation, as_json, fresh=fresh, allow_mixed=allow_mixed)
 
 
 @app.command()

@@ -66,14 +66,16 @@ def existing_store(file: "SweepFile") -> Any:
     return store
 
 
-def recorded_table(sweep: str, where: "Places", evaluation: str | None = None) -> "tuple[SweepFile, pd.DataFrame]":
+def recorded_table(
+    sweep: str, where: "Places", evaluation: str | None = None, fresh: bool = False
+) -> "tuple[SweepFile, pd.DataFrame]":
     """The sweep and the table of what is recorded of it; of the evaluation whose id begins so, if one is given."""
     from orchestrator.analysis.table import read_table
     from orchestrator.evaluations import with_evaluation
     from orchestrator.recorded import open_sweep
 
     file = open_sweep(sweep, where)
-    return file, read_table(with_evaluation(file.sweep, evaluation), existing_store(file))
+    return file, read_table(with_evaluation(file.sweep, evaluation), existing_store(file), fresh)
 
 
 def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
@@ -122,6 +124,9 @@ def show_answer(
     figures: Path | None = None,
     evaluation: str | None = None,
     as_json: bool = False,
+    *,
+    fresh: bool = False,
+    allow_mixed: bool = False,
 ) -> None:
     """Correlates, writes table and figures, and prints all of it."""
     from orchestrator.analysis.answer import answer
@@ -131,13 +136,19 @@ def show_answer(
 
     sweep = with_evaluation(file.sweep, evaluation)
     name = analysis_folder(file.sweep, sweep.evaluation)
-    found = answer(sweep, existing_store(file), measures, targets, figures, name)
+    store = existing_store(file)
+    found = answer(sweep, store, measures, targets, figures, name, fresh=fresh, allow_mixed=allow_mixed)
     if as_json:
         print_json(found.as_dict())
         return
     out = open_console()
     out.print(render(found.correlation))
-    lines = [*found.notes, *(f"wrote  {path}" for path in found.files), f"store  {tracking_uri(file.sweep)}"]
+    lines = [
+        *found.mixed,
+        *found.notes,
+        *(f"wrote  {path}" for path in found.files),
+        f"store  {tracking_uri(file.sweep)}",
+    ]
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 

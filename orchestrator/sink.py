@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from workers.storage import Folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +21,12 @@ TAG = "flatsweep."
 """Prefix of every tag of ours."""
 FILE_TAG = f"{TAG}file/"
 """Prefix of the tags that say which file of the trial's folder is an artifact, with its hash."""
-MAX_METRICS, MAX_TAG = 1000, 8000
-"""MLflow's limits: metrics in a batch, characters in a tag."""
+CHANGED = "system/flatsweep_changed"
+"""The metric that says when flatsweep last changed a run, in ms since 1970: whoever holds a copy of the runs asks for
+those whose value is new. A metric, as tags cannot be compared by size; under `system/`, which MLflow's pages keep apart
+from what a run measures."""
+MAX_METRICS, MAX_TAGS, MAX_TAG = 999, 100, 8000
+"""MLflow's limits: metrics in a batch, beside `CHANGED`; tags in a batch, characters in a tag."""
 STATUS = {
     "pending": "SCHEDULED",
     "running": "RUNNING",
@@ -55,6 +61,8 @@ class RunSink:
         """What the run holds already: for each metric and step, its values by time."""
         recorded: dict[tuple[str, int], dict[int, float]] = {}
         for key in self._client.get_run(self._run_id).data.metrics:
+            if key == CHANGED:
+                continue
             for point in self._client.get_metric_history(self._run_id, key):
                 recorded.setdefault((key, point.step), {})[point.timestamp] = point.value
         return recorded
@@ -66,12 +74,12 @@ class RunSink:
 
     def send(self, records: Sequence[Record]) -> None:
         """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""
-        from mlflow.entities import Metric, RunTag
+        from mlflow.entities import Metric
 
         metrics = [record for record in records if record.kind == "metric" and self._is_new(record)]
         for low in range(0, len(metrics), MAX_METRICS):
             part = metrics[low : low + MAX_METRICS]
-            self._client.log_batch(self._run_id, metrics=[Metric(m.key, m.value, m.time_ms, m.step) for m in part])
+            log_changes(self._client, self._run_id, [Metric(m.key, m.value, m.time_ms, m.step) for m in part])
             for record in part:
                 self._recorded.setdefault((record.key, record.step), {})[record.time_ms] = record.value
         self._send_files({record.key: record.text for record in records if record.kind == "file"})
@@ -80,7 +88,7 @@ class RunSink:
         if states:
             tags["state"] = states[-1]
         if tags:
-            self._client.log_batch(self._run_id, tags=[RunTag(TAG + key, text[:MAX_TAG]) for key, text in tags.items()])
+            log_changes(self._client, self._run_id, tags=tags)
         if states:
             set_status(self._client, self._run_id, states[-1])
 
@@ -106,8 +114,31 @@ class RunSink:
                 copy.write_bytes(self._folder.read(path))
                 inside = str(copy.parent.relative_to(place))
                 self._client.log_artifact(self._run_id, str(copy), None if inside == "." else inside)
-            self._client.set_tag(self._run_id, FILE_TAG + path, content_hash)
+            log_changes(self._client, self._run_id, tags={FILE_TAG.removeprefix(TAG) + path: content_hash})
             self._files[path] = content_hash
+
+
+def log_changes(
+    client: "MlflowClient", run_id: str, metrics: "Sequence[Metric]" = (), tags: Mapping[str, str] | None = None
+) -> None:
+    """Logs at most `MAX_METRICS` metrics, and our tags, named without `TAG`; marks the run as changed with each batch.
+
+    MLflow commits a batch's metrics, the mark among them, before its tags: nothing is there without its mark.
+    """
+    from mlflow.entities import RunTag
+
+    texts = [RunTag(TAG + key, text[:MAX_TAG]) for key, text in (tags or {}).items()]
+    client.log_batch(run_id, metrics=[*metrics, change_mark()], tags=texts[:MAX_TAGS])
+    for low in range(MAX_TAGS, len(texts), MAX_TAGS):
+        client.log_batch(run_id, metrics=[change_mark()], tags=texts[low : low + MAX_TAGS])
+
+
+def change_mark() -> "Metric":
+    """`CHANGED` with the present time."""
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    return Metric(CHANGED, now_ms, now_ms, 0)
 
 
 def set_status(client: "MlflowClient", run_id: str, state: str) -> None:

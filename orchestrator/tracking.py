@@ -7,11 +7,8 @@ for ever: another attempt continues it.
 import contextlib
 import logging
 import os
-import platform
-import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +17,12 @@ from orchestrator.spec.base import Spec, flatten
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.external import External
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
+from orchestrator.versions import source_tags
 
 MAX_PARAMS, MAX_PARAM = 100, 6000
 """MLflow's limits: params in a batch, characters in a value."""
+IDS_AT_ONCE = 1000
+"""Ids of runs in one question: the parser of MLflow's filters is slow, and databases limit what one may hold."""
 DATABASE = "mlflow.db"
 
 
@@ -63,10 +63,41 @@ class TrialRun:
     tags: dict[str, str]
     """Ours, without prefix."""
     metrics: dict[str, float]
-    """The latest value of each."""
+    """The latest value of each, without `sink.CHANGED`."""
     params: dict[str, str]
+    started_ms: int = 0
+    """When it was made, in ms since 1970."""
+    changed_ms: int = 0
+    """When flatsweep last changed it; 0 for a run of a version that did not say so."""
     curves: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     """Values at the epochs before the last whose networks were measured; only where they were asked for."""
+
+    @classmethod
+    def of(
+        cls,
+        run_id: str,
+        status: str,
+        tags: dict[str, str],
+        metrics: dict[str, float],
+        params: dict[str, str],
+        started_ms: int,
+        changed_ms: int,
+    ) -> "TrialRun":
+        """A run by what is stored of it: trial, state and error stand in its tags."""
+        return cls(
+            run_id=run_id,
+            trial_id=tags.get("trial_id", ""),
+            status=status,
+            state=tags.get("state", "pending"),
+            evaluation_id=tags.get("evaluation_id", ""),
+            error_class=tags.get("error_class", ""),
+            error=tags.get("error", ""),
+            tags=tags,
+            metrics=metrics,
+            params=params,
+            started_ms=started_ms,
+            changed_ms=changed_ms,
+        )
 
     @property
     def is_external(self) -> bool:
@@ -135,7 +166,41 @@ class Store:
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:
         """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them."""
-        return [_trial_run(run) for run in self._search(sweep_name, "trial")]
+        return [_trial_run(run) for run in self._search(_query(sweep_name, "trial"))]
+
+    def changed_runs(self, sweep_name: str, since_ms: int) -> list[TrialRun]:
+        """The trial runs of a sweep that flatsweep changed after a time, in ms since 1970."""
+        from orchestrator.sink import CHANGED
+
+        query = f"{_query(sweep_name, 'trial')} and metrics.`{CHANGED}` > {since_ms}"
+        return [_trial_run(run) for run in self._search(query)]
+
+    def runs_by_id(self, run_ids: Sequence[str]) -> list[TrialRun]:
+        """The trial runs with these ids, as far as they are there."""
+        return [_trial_run(run) for ids in _parts(run_ids) for run in self._search(_with_ids(ids))]
+
+    def holds_exactly(self, sweep_name: str, run_ids: Sequence[str]) -> bool:
+        """Whether the trial runs of a sweep are those with these different ids; what they hold is not fetched."""
+        if not self._counts(_query(sweep_name, "trial"), len(run_ids)):
+            return False
+        return all(self._counts(_with_ids(ids), len(ids)) for ids in _parts(run_ids))
+
+    def _counts(self, query: str, count: int) -> bool:
+        """Whether exactly `count` runs match: a page of two that begins with the last of them holds just one.
+
+        A store whose pages are called otherwise than in MLflow 3.17 gives False.
+        """
+        from mlflow.exceptions import MlflowException
+        from mlflow.utils.search_utils import SearchUtils
+
+        if self.experiment_id is None:
+            return count == 0
+        token = SearchUtils.create_page_token(count - 1) if count > 1 else None
+        try:
+            page = self.client.search_runs([self.experiment_id], query, max_results=2, page_token=token)
+        except MlflowException:
+            return False
+        return len(page) == min(count, 1)
 
     def with_curves(self, run: TrialRun, keys: Sequence[str], prefix: str = "") -> TrialRun:
         """The run with the values `keys` at every epoch whose network was measured.
@@ -158,13 +223,12 @@ class Store:
 
     def parent_run(self, sweep_name: str) -> str | None:
         """Id of the sweep's own run."""
-        found = self._search(sweep_name, "sweep")
+        found = self._search(_query(sweep_name, "sweep"))
         return str(found[0].info.run_id) if found else None
 
-    def _search(self, sweep_name: str, kind: str) -> list[Any]:
+    def _search(self, query: str) -> list[Any]:
         if self.experiment_id is None:
             return []
-        query = f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.kind` = '{kind}'"
         runs: list[Any] = []
         token: str | None = None
         with self._reached():
@@ -182,7 +246,7 @@ class Store:
         run_id = self.parent_run(sweep.name)
         with self._reached():
             if run_id is None:
-                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | _source_tags(base)
+                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | source_tags(base)
                 run_id = str(self.client.create_run(self.experiment_id, run_name=sweep.name, tags=tags).info.run_id)
             else:
                 self.client.update_run(run_id, status="RUNNING")
@@ -200,7 +264,7 @@ class Store:
 
     def settle_parent(self, sweep_name: str, state: str) -> str | None:
         """Id of the sweep's own run; it is closed with `state` if a driver that died left it RUNNING."""
-        found = self._search(sweep_name, "sweep")
+        found = self._search(_query(sweep_name, "sweep"))
         if not found:
             return None
         run_id = str(found[0].info.run_id)
@@ -254,62 +318,53 @@ class Store:
         """A SCHEDULED run with everything in `spec` as parameters, `more` beside them, and as a file."""
         from mlflow.entities import Param
 
+        from orchestrator.sink import change_mark
+
         tags = {"sweep": sweep_name, "kind": "trial", "state": "pending", **tags}
-        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | _source_tags(base)
+        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | source_tags(base)
         values = flatten(spec.model_dump(mode="json")) | dict(more or {})
         params = [Param(key, str(value)[:MAX_PARAM]) for key, value in values.items() if value is not None]
         with self._reached():
             run = self.client.create_run(self.experiment_id, run_name=name, tags={"mlflow.parentRunId": parent, **tags})
             run_id = str(run.info.run_id)
             for low in range(0, len(params), MAX_PARAMS):
-                self.client.log_batch(run_id, params=params[low : low + MAX_PARAMS])
+                self.client.log_batch(run_id, metrics=[change_mark()], params=params[low : low + MAX_PARAMS])
             self.client.log_dict(run_id, spec.model_dump(mode="json"), file)
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id
 
     def set_state(self, run_id: str, state: str, tags: dict[str, str] | None = None) -> None:
         """Sets a trial run's state, and tags beside it, from outside the trial."""
-        from orchestrator.sink import TAG, set_status
+        from orchestrator.sink import log_changes, set_status
 
         with self._reached():
-            for key, value in {**(tags or {}), "state": state}.items():
-                self.client.set_tag(run_id, TAG + key, value)
+            log_changes(self.client, run_id, tags={**(tags or {}), "state": state})
             set_status(self.client, run_id, state)
 
 
+def _query(sweep_name: str, kind: str) -> str:
+    return f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.kind` = '{kind}'"
+
+
+def _parts(run_ids: Sequence[str]) -> list[Sequence[str]]:
+    return [run_ids[low : low + IDS_AT_ONCE] for low in range(0, len(run_ids), IDS_AT_ONCE)]
+
+
+def _with_ids(run_ids: Sequence[str]) -> str:
+    quoted = ", ".join(f"'{run_id}'" for run_id in run_ids)
+    return f"attributes.run_id IN ({quoted})"
+
+
 def _trial_run(run: Any) -> TrialRun:
+    from orchestrator.sink import CHANGED
+
     tags = {key.removeprefix("flatsweep."): text for key, text in run.data.tags.items() if key.startswith("flatsweep.")}
-    return TrialRun(
-        run_id=run.info.run_id,
-        trial_id=tags.get("trial_id", ""),
-        status=run.info.status,
-        state=tags.get("state", "pending"),
-        evaluation_id=tags.get("evaluation_id", ""),
-        error_class=tags.get("error_class", ""),
-        error=tags.get("error", ""),
-        tags=tags,
-        metrics=dict(run.data.metrics),
-        params=dict(run.data.params),
+    metrics = dict(run.data.metrics)
+    changed_ms = int(metrics.pop(CHANGED, 0))
+    info = run.info
+    return TrialRun.of(
+        info.run_id, info.status, tags, metrics, dict(run.data.params), int(info.start_time or 0), changed_ms
     )
-
-
-def _source_tags(base: Path) -> dict[str, str]:
-    """Versions and the commit of the folder that holds the sweep file, as tags."""
-    packages = {f"flatsweep.{name}_version": version(name) for name in ("flatsweep", "ray", "mlflow", "torch")}
-    return packages | {"flatsweep.git_commit": git_commit(base), "flatsweep.python_version": platform.python_version()}
-
-
-def git_commit(folder: Path) -> str:
-    """The commit checked out in a folder, '-dirty' added where files differ; '' outside of git or without git."""
-    try:
-        return _git(folder, "rev-parse", "HEAD") + ("-dirty" if _git(folder, "status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
 def _quiet() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Generator
 
 import torch
 
+from orchestrator import __version__
 from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
 from workers import layout
@@ -109,7 +110,7 @@ def _train_and_measure(
     attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
     recorder.state("running")
     others = packages(*filter(None, (trial, evaluation)))
-    versions = {f"{name}_version": version for name, version in others.items()}
+    versions = {f"{name}_version": version for name, version in {"flatsweep": __version__, **others}.items()}
     recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **surroundings(device), **versions})
     folder.write(layout.TRIAL, json.dumps(trial.model_dump(mode="json"), indent=2).encode())
     trainer = restored_trainer(trial, folder, device)

@@ -11,7 +11,8 @@ from orchestrator.analysis.correlation import CorrelationResult, flatness_column
 from orchestrator.analysis.correlation import correlate as correlate_table
 from orchestrator.analysis.figures import scatter
 from orchestrator.analysis.landscapes import landscapes
-from orchestrator.analysis.table import compared, one_per_trial, read_table
+from orchestrator.analysis.sources import mixtures, not_used, refuse_mixed, repeated
+from orchestrator.analysis.table import compared, read_table
 from orchestrator.errors import UserError
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
@@ -27,10 +28,13 @@ class Answer:
     files: tuple[Path, ...]
     notes: tuple[str, ...]
     """What is not in the correlation, cells that are missing, failed, or measured otherwise, and what is not drawn."""
+    mixed: tuple[str, ...] = ()
+    """What differs among the trials that are: data, code, device; and trials that have several runs."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return self.correlation.as_dict() | {"files": [str(path) for path in self.files], "not_used": list(self.notes)}
+        rest = {"files": [str(path) for path in self.files], "not_used": list(self.notes), "mixed": list(self.mixed)}
+        return self.correlation.as_dict() | rest
 
 
 def answer(
@@ -40,6 +44,8 @@ def answer(
     targets: list[str] | None = None,
     folder: Path | None = None,
     name: str = FOLDER,
+    fresh: bool = False,
+    allow_mixed: bool = False,
 ) -> Answer:
     """Correlates over the last and best networks of finished trials; writes and logs table and figures.
 
@@ -50,14 +56,19 @@ def answer(
         targets: columns; the gaps and the test values if not given.
         folder: of table and figures; `name` in the sweep's folder if not given.
         name: of the folder of artifacts.
+        fresh: fetch every run anew, instead of those that changed since the last look.
+        allow_mixed: also take together what is not comparable (`sources.mixtures`).
 
     Raises:
-        UserError: no trial has finished, or a column is unknown.
+        UserError: no trial has finished, a column is unknown, or trials are not comparable.
     """
-    table = read_table(sweep, store)
+    table = read_table(sweep, store, fresh)
     usable = compared(table)
     if usable.empty:
         raise UserError(f"no trial of '{sweep.name}' has finished yet; `flatsweep status` shows where they are")
+    mixed = mixtures(usable)
+    if not allow_mixed:
+        refuse_mixed(mixed)
     correlation = correlate_table(usable, measures, targets)
     with _writing(folder or Path(sweep.storage) / sweep.name / name) as place:
         files = [place / "table.csv", place / "correlation.json"]
@@ -70,22 +81,15 @@ def answer(
         drawn = landscapes(sweep, table, place)
         files += drawn.files
     _log(store, sweep, files, name)
-    trials = one_per_trial(table)
-    left_out = trials[trials["state"] != "finished"]
-    notes = [
-        f"not used: {cell} | {regularizer} | seed {seed}: {error_class or state}"
-        for cell, regularizer, seed, error_class, state in left_out[
-            ["method", "regularizer", "seed", "error_class", "state"]
-        ].itertuples(index=False)
-    ]
-    return Answer(correlation, tuple(files), (*notes, *drawn.notes))
+    differing = [*(mixture.sentence() for mixture in mixed), *repeated(table)]
+    return Answer(correlation, tuple(files), (*not_used(table), *drawn.notes), tuple(differing))
 
 
 def publish(sweep: Sweep, store: Store) -> None:
     """Puts table and landscapes, and correlation and its figures where there is flatness, on the sweep's own run."""
     table = read_table(sweep, store)
     if flatness_columns(compared(table)):
-        answer(sweep, store)
+        answer(sweep, store, allow_mixed=True)  # a sweep's end is no place to refuse
         return
     with _writing(Path(sweep.storage) / sweep.name / FOLDER) as place:
         table.to_csv(place / "table.csv", index=False)

@@ -1,10 +1,14 @@
 """A sweep's runs as one tidy table: a row per trial and network measured, settings, states and values as columns."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis.sources import SOURCES, VERSION, run_sources
+from orchestrator.errors import UserError
+from orchestrator.local_copy import LocalCopy
 from orchestrator.settings import setting_labels
 from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.tracking import Store, TrialRun
@@ -14,33 +18,59 @@ SETTINGS = ("trial_id", "checkpoint", "epoch", "method", "method_name", "regular
 STATES = ("state", "flags", "error_class", "error", "attempt", "evaluation_id", "run_id")
 
 
-def trial_table(sweep: Sweep, runs: Sequence[TrialRun]) -> pd.DataFrame:
+def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Rows for every cell of the grid, in its order, whether it has run or not; then for networks from elsewhere.
 
     Args:
         sweep: the grid.
-        runs: what is recorded of it, with the curves of `value_keys` where the rows of kept epochs are wanted.
+        runs: what is recorded of it, with the curves of `value_keys` where the rows of kept epochs are wanted. Of
+            several runs of one trial the newest counts.
+        settings: what the column `setting` says, by trial id; what is unusual in this sweep if not given.
 
     Returns:
         Columns `SETTINGS`, `STATES`, then every recorded value: losses in nats, errors as fractions, `cost_...` in
-        seconds. Each trial has a row whose `checkpoint` is 'last'; with early stopping one that is 'best'; and one for
-        each epoch that was kept and measured, 'epoch 10'. A trial without a run has state 'missing'. Values are those
-        of `sweep.evaluation`, whether `submit` or `evaluate` measured them; a trial that has none, as it was measured
-        with other settings only, has the state 'measured otherwise'. Networks that `flatsweep measure` recorded beside
-        the sweep have the method 'external(label=...)', regularizer 'none', seed 0 and no epoch.
+        seconds; then `SOURCES`. Each trial has a row whose `checkpoint` is 'last'; with early stopping one that is
+        'best'; and one for each epoch that was kept and measured, 'epoch 10'. A trial without a run has state
+        'missing'. Values are those of `sweep.evaluation`, whether `submit` or `evaluate` measured them; a trial that
+        has none, as it was measured with other settings only, has the state 'measured otherwise'. Networks that
+        `flatsweep measure` recorded beside the sweep have the method 'external(label=...)', regularizer 'none', seed 0
+        and no epoch. `attrs` says which sweep and evaluation these are.
     """
-    by_id = {run.trial_id: run for run in runs}
+    of_trial: defaultdict[str, list[TrialRun]] = defaultdict(list)
+    for run in runs:
+        of_trial[run.trial_id].append(run)
     trials = sweep.trials()
-    settings = setting_labels(trials)
+    labels = setting_labels(trials) if settings is None else [settings[trial.trial_id] for trial in trials]
     rows: list[dict[str, Any]] = []
-    for trial, label in zip(trials, settings, strict=True):
-        rows += _rows(sweep, trial, label, by_id.get(trial.trial_id))
-    rows += [_external_row(sweep, run) for run in runs if run.is_external]
-    table = pd.DataFrame(rows)
+    sources: list[dict[str, Any]] = []
+    for trial, label in zip(trials, labels, strict=True):
+        own = of_trial[trial.trial_id]
+        newest = own[-1] if own else None
+        found = _rows(sweep, trial, label, newest)
+        rows += found
+        sources += [run_sources(trial.data, newest, own[:-1])] * len(found)
+    data_sets = sweep.data_sets()
+    for run in (run for run in runs if run.is_external):
+        rows.append(_external_row(sweep, run))
+        sources.append(run_sources(data_sets[0] if len(data_sets) == 1 else None, run))
+    table, came_from = pd.DataFrame(rows), pd.DataFrame(sources)
     table["epoch"] = table["epoch"].astype("Int64")
     values = [key for key in value_keys(sweep) if key in table]
     rest = sorted(set(table.columns) - {*SETTINGS, *STATES, *values})
-    return table[[*SETTINGS, *STATES, *values, *rest]]
+    versions = sorted(set(came_from.columns) - set(SOURCES))
+    came_from[versions] = came_from[versions].fillna("")
+    table = pd.concat([table[[*SETTINGS, *STATES, *values, *rest]], came_from[[*SOURCES, *versions]]], axis=1)
+    table.attrs = _about(sweep)
+    return table
+
+
+def _about(sweep: Sweep) -> dict[Hashable | None, Any]:
+    evaluation = sweep.evaluation
+    return {
+        "sweep": sweep.name,
+        "evaluation_id": evaluation.evaluation_id,
+        "evaluation": evaluation.model_dump(mode="json"),
+    }
 
 
 def value_keys(sweep: Sweep) -> list[str]:
@@ -53,13 +83,61 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["state"] == "finished"].reset_index(drop=True)
 
 
-def read_table(sweep: Sweep, store: Store) -> pd.DataFrame:
-    """`trial_table` of what the store holds now."""
-    runs = store.trial_runs(sweep.name)
+def read_table(
+    sweep: Sweep, store: Store, fresh: bool = False, settings: Mapping[str, str] | None = None
+) -> pd.DataFrame:
+    """`trial_table` of what the store holds now.
+
+    Args:
+        sweep: the sweep, with the evaluation whose values are wanted.
+        store: where it is recorded.
+        fresh: fetch every run anew, instead of those that changed since the last look (`LocalCopy`).
+        settings: as `trial_table` takes them.
+    """
+    copy = LocalCopy(sweep, store, fresh)
+    runs = copy.trial_runs()
     if "kept" in sweep.evaluation.checkpoints:
         keys = value_keys(sweep)
-        runs = [run if (at := _prefix(sweep, run)) is None else store.with_curves(run, keys, at) for run in runs]
-    return trial_table(sweep, runs)
+        runs = [run if (at := _prefix(sweep, run)) is None else copy.with_curves(run, keys, at) for run in runs]
+    copy.keep()
+    return trial_table(sweep, runs, settings)
+
+
+def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False, allow_mixed: bool = False) -> pd.DataFrame:
+    """The tables of several sweeps in one, with the column `sweep` first.
+
+    What is unusual about a trial, the column `setting`, is said against the trials of all sweeps together, so that a
+    cell of one sweep is never taken for another sweep's. A trial that two sweeps hold has its rows twice; `correlate`
+    uses and lists it once.
+
+    Args:
+        sources: sweeps of different names, each with its store.
+        fresh: as `read_table` takes it.
+        allow_mixed: take values of different evaluation settings together.
+
+    Raises:
+        UserError: there is none, two have one name, or they were measured with different settings.
+    """
+    names = [sweep.name for sweep, _ in sources]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"sweeps to be read together need different names: {', '.join(names) or 'there is none'}")
+    evaluations = {sweep.name: sweep.evaluation.evaluation_id for sweep, _ in sources}
+    if len(set(evaluations.values())) > 1 and not allow_mixed:
+        which = ", ".join(f"{name} {evaluation_id}" for name, evaluation_id in evaluations.items())
+        raise UserError(f"the sweeps are measured with different settings ({which}): `evaluate` one as the other is")
+    trials = list({trial.trial_id: trial for sweep, _ in sources for trial in sweep.trials()}.values())
+    settings = {trial.trial_id: label for trial, label in zip(trials, setting_labels(trials), strict=True)}
+    tables = []
+    for sweep, store in sources:
+        table = read_table(sweep, store, fresh, settings)
+        table.insert(0, "sweep", sweep.name)
+        table.attrs = {}
+        tables.append(table)
+    joined = pd.concat(tables, ignore_index=True)
+    versions = [name for name in map(str, joined) if name.endswith(VERSION)]
+    joined[versions] = joined[versions].fillna("")
+    joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names)}
+    return joined
 
 
 def _prefix(sweep: Sweep, run: TrialRun) -> str | None:

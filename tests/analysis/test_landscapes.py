@@ -305,11 +305,22 @@ def grid(method: str) -> pd.DataFrame:
 class FakeStore:
     """As much of a store as an answer asks for."""
 
+    uri, experiment_id = "nowhere", "1"
+
     def __init__(self, runs: list[TrialRun]) -> None:
         self.runs, self.logged = runs, list[tuple[str, Path, str]]()
 
     def trial_runs(self, name: str, curves_of: object = ()) -> list[TrialRun]:
         return self.runs
+
+    def changed_runs(self, name: str, since_ms: int) -> list[TrialRun]:
+        return self.runs
+
+    def runs_by_id(self, run_ids: list[str]) -> list[TrialRun]:
+        return [run for run in self.runs if run.run_id in run_ids]
+
+    def holds_exactly(self, name: str, run_ids: list[str]) -> bool:
+        return sorted(run_ids) == sorted(run.run_id for run in self.runs)
 
     def parent_run(self, name: str) -> str:
         return "parent"

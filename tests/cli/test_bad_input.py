@@ -164,8 +164,8 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
 
 def tree(top: Path) -> dict[str, tuple[int, int]]:
-    """Every file and folder but the driver's lock, which the system needs to tell drivers apart."""
-    paths = [path for path in top.rglob("*") if not path.name.startswith(".driver.lock")]
+    """Every file and folder but the driver's lock, which the system needs to tell drivers apart, and copies of runs."""
+    paths = [path for path in top.rglob("*") if not path.name.startswith(".driver.lock") and "cache" not in path.parts]
     return {str(path): (path.stat().st_size, path.stat().st_mtime_ns * path.is_file()) for path in paths}
 
 

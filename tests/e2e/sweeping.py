@@ -16,6 +16,7 @@ from typing import Any
 from mlflow import MlflowClient
 
 from orchestrator import cli
+from orchestrator.sink import CHANGED
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Sweep, Trial
 from workers.journal import Record, parse
@@ -144,11 +145,12 @@ class Place:
 
     def _recorded(self, run: Any) -> Recorded:
         info, data = run.info, run.data
+        metrics = {key: value for key, value in data.metrics.items() if key != CHANGED}
         points = {
             key: sorted((point.step, point.value) for point in self.client.get_metric_history(info.run_id, key))
-            for key in data.metrics
+            for key in metrics
         }
-        return Recorded(info.run_id, info.status, info.start_time, data.tags, data.params, data.metrics, points)
+        return Recorded(info.run_id, info.status, info.start_time, data.tags, data.params, metrics, points)
 
     def journal(self, trial_id: str) -> list[Record]:
         path = self.trial_folder(trial_id) / "journal.jsonl"

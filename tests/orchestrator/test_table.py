@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from orchestrator.analysis.sources import SOURCES
 from orchestrator.analysis.table import SETTINGS, STATES, finished, trial_table
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import TrialRun
@@ -45,7 +46,8 @@ def test_one_row_per_cell_in_the_order_of_the_grid() -> None:
 def test_columns_stand_in_order() -> None:
     columns = list(TABLE.columns)
     assert columns[: len(SETTINGS) + len(STATES)] == [*SETTINGS, *STATES]
-    assert columns[len(SETTINGS) + len(STATES) :] == ["robust_loss_gap", "cost_train_seconds", "train_loss"]
+    values = ["robust_loss_gap", "cost_train_seconds", "train_loss"]
+    assert columns[len(SETTINGS) + len(STATES) :] == [*values, *SOURCES]
 
 
 def test_a_missing_trial_has_no_values() -> None:

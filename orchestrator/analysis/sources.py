@@ -1,0 +1,132 @@
+"""What the values of a table come from - data, code, device - and whether rows that are compared agree in it."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from orchestrator.analysis.correlation import count
+from orchestrator.errors import UserError
+from orchestrator.spec.base import digest
+from orchestrator.spec.data import Data
+from orchestrator.tracking import TrialRun
+
+DIGEST = "data_digest"
+RECORDED = ("device", "git_commit", "flatsweep_version", "torch_version")
+SOURCES = ("other_runs", "data_id", DIGEST, *RECORDED)
+"""Columns of every table, all of them text: ids of a trial's older runs, its data, what made it. Those of further
+packages, `<package>_version`, stand behind them."""
+VERSION = "_version"
+SHOWN_LETTERS = 40
+"""Of a value, in a sentence."""
+SHOWN_VALUES = 4
+
+
+def run_sources(data: Data | None, run: TrialRun | None, older: Iterable[TrialRun] = ()) -> dict[str, str]:
+    """`SOURCES`, and versions of further packages: '' where nothing is recorded.
+
+    Args:
+        data: as the sweep file has them; `data_id` says which data that means and how it cuts them, '' where it is not
+            known. `data_digest` says what was in them.
+        run: what is recorded.
+        older: runs of the same trial.
+    """
+    tags = run.tags if run else {}
+    found = {name: tags.get(name, "") for name in (DIGEST, *RECORDED)}
+    versions = {name: text for name, text in tags.items() if name.endswith(VERSION)}
+    # the word of the worker, from its last attempt, counts before that of the driver that made the run
+    worker = {f"{name}{VERSION}": tags[name] for name in ("torch", "python") if tags.get(name)}
+    known = {"other_runs": ", ".join(other.run_id for other in older), "data_id": _data_id(data) if data else ""}
+    return known | found | versions | worker
+
+
+@lru_cache(maxsize=256)  # the cells of a grid share their data
+def _data_id(data: Data) -> str:
+    return digest(data)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A column of `SOURCES` in which rows that are compared differ."""
+
+    column: str
+    trials: dict[str, int]
+    """Number of trials by value, most first."""
+    forbidden: bool
+    """Whether comparing them needs the user's word."""
+
+    def sentence(self) -> str:
+        """`mixed torch_version: 12 trials with 2.11.0, 6 trials with 2.15.0`."""
+        parts = [f"{count(n, 'trial')} with {value[:SHOWN_LETTERS] or 'none'}" for value, n in self.trials.items()]
+        more = len(parts) - SHOWN_VALUES
+        return f"mixed {self.column}: {', '.join(parts[:SHOWN_VALUES])}{f', and {more} more' if more > 0 else ''}"
+
+
+def mixtures(table: pd.DataFrame) -> list[Mixture]:
+    """What finished trials of a table are mixed of.
+
+    Forbidden are different contents of data that the sweep file takes for one set: no trial id tells these trials
+    apart, and their difference would be read as one of method or regulariser. So are versions of flatsweep whose first
+    two numbers differ, as between them training or measuring may have changed its meaning. Everything else is said
+    only: another torch, device or patch changes rounding, and a commit of the folder with the sweep file may change
+    anything or nothing; refusing them would refuse most sweeps that take weeks.
+
+    Args:
+        table: with the columns `trial_id`, `state` and `SOURCES`. What is not recorded is left out.
+    """
+    done = table[table["state"] == "finished"].drop_duplicates("trial_id")
+    columns = [name for name in map(str, table) if name in RECORDED or name.endswith(VERSION)]
+    found = []
+    for data_id, rows in done.groupby("data_id", sort=False):
+        if data_id and len(digests := _counts(rows[DIGEST])) > 1:
+            found.append(Mixture(f"{DIGEST} (of data {data_id!s})", digests, forbidden=True))
+    for name in columns:
+        if len(values := _counts(done[name])) > 1:
+            releases = {tuple(value.split(".")[:2]) for value in values}
+            found.append(Mixture(name, values, forbidden=name == f"flatsweep{VERSION}" and len(releases) > 1))
+    return found
+
+
+def refuse_mixed(found: list[Mixture]) -> None:
+    """Raises where rows are mixed that may not be.
+
+    Raises:
+        UserError: with all of them.
+    """
+    if forbidden := [mixture.sentence() for mixture in found if mixture.forbidden]:
+        raise UserError("\n".join([*forbidden, "these trials are not comparable; --allow-mixed takes them together"]))
+
+
+def repeated(table: pd.DataFrame) -> list[str]:
+    """A line for each trial that has several runs, of which the newest counts."""
+    return [
+        f"trial {row['trial_id']} ({_cell(row)}) has several runs: {row['run_id']}, the newest, is used, not "
+        f"{row['other_runs']}"
+        for row in _trials(table[table["other_runs"] != ""])
+    ]
+
+
+def not_used(table: pd.DataFrame) -> list[str]:
+    """A line for each trial without values: missing, failed in some way, not ended, or measured otherwise."""
+    return [
+        f"not used: {_cell(row)}: {row['error_class'] or row['state']}"
+        for row in _trials(table[table["state"] != "finished"])
+    ]
+
+
+def _trials(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
+    """A row of each trial."""
+    return table.drop_duplicates("trial_id").to_dict("records")
+
+
+def _counts(values: "pd.Series[str]") -> dict[str, int]:
+    """How often each value is there, '' left out, most first."""
+    return dict(Counter(value for value in map(str, values) if value).most_common())
+
+
+def _cell(row: Mapping[Hashable, Any]) -> str:
+    setting = f" | {row['setting']}" if row["setting"] else ""
+    return f"{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}"
