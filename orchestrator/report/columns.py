@@ -43,6 +43,8 @@ TRAINED = {
 }
 KNOWN = ((SETTING, SETTINGS), (STATE, STATES), (TRAINING, TRAINED))
 UNIT = re.compile(r"(?P<label>.*) \((?P<unit>nats|fraction)\)")
+INTERNAL = re.compile(r" \(SCIENCE\.md[^)]*\)")
+"""References of docstrings that mean nothing to a reader of the page."""
 COST_NAME = re.compile(r"cost_(?P<what>.+)_(?P<unit>seconds|passes)")
 
 
@@ -124,4 +126,4 @@ def words(column: str) -> str:
 def _text(measure: Measure) -> str:
     """The measure in its own words, and its values."""
     parts = [inspect.getdoc(type(measure)) or "", inspect.getdoc(type(measure).keys) or ""]
-    return " ".join(" ".join(part.split()) for part in parts)
+    return INTERNAL.sub("", " ".join(" ".join(part.split()) for part in parts)).replace("`", "")

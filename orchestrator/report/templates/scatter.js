@@ -165,7 +165,7 @@ class Scatter {
 
   value(axis, error, i) {
     const se = error?.at(i);
-    return `${shown(axis.at(i))}${se ? ` \u00b1 ${shown(se, 2)}` : ""}${axis.unit ? ` ${axis.unit}` : ""}`;
+    return `${shown(axis.at(i))}${se ? ` \u00b1 ${shown(se, 2)}` : ""}${axis.unit && axis.unit !== "fraction" ? ` ${axis.unit}` : ""}`;
   }
 
   network(i) {
@@ -237,7 +237,7 @@ class Scatter {
     const details = this.root.querySelector(".as-table");
     if (!details.open) return;
     const { rows, x, y, xError, yError } = this.view;
-    const names = ["method", "regularizer", "setting", "seed"].filter((name) => column(name));
+    const names = ["method", "regularizer", "setting", "seed"].filter((name) => rows.some((i) => column(name).at(i) !== ""));
     const head = [...names.map((name) => column(name).label), "Network", withUnit(y), withUnit(x), "Run"];
     const body = rows.map((i) => el("tr", {},
       ...names.map((name, place) => el(place ? "td" : "th", { scope: place ? null : "row", text: String(column(name).at(i)) })),
