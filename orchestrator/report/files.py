@@ -13,7 +13,7 @@ from workers.storage import Folder
 
 TRAINING = ("train/loss", "train/error", "validation/robust_loss", "validation/robust_error")
 """What training records after each epoch, that a reader wants to see along the way."""
-LANDSCAPE_BYTES = 1_500_000
+LANDSCAPE_BYTES = 1_200_000
 """Of all landscapes in a page together: a surface for each of a thousand networks stays in the folder."""
 OF_A_TRIAL = re.compile(r"-[0-9a-f]{16}(-|$)")
 

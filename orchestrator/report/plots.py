@@ -21,7 +21,7 @@ LABELS = ("method", "method_name", "regularizer", "setting", "checkpoint")
 """Columns of text that colour, shape and tooltips may use."""
 PLACES = ("trial_id", "run_id", "flags")
 COUNTS = ("seed", "epoch", "attempt")
-CURVE_VALUES = 150_000
+CURVE_VALUES = 100_000
 """At most so many values of each kind of curves; beyond, the curves are thinned."""
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 """Column -> (epoch, value), ascending."""
@@ -76,11 +76,13 @@ def curves(table: pd.DataFrame, training: Mapping[str, Curves]) -> dict[str, Any
     """Trials with a value at more than one epoch, and their values by column.
 
     Returns:
-        `trials`: labels, by trial. `series`: for each column its label and unit, `thinned`, and by trial its
-        [epochs, values, best]; `best` is [epoch, value] of the early-stopped network, or None.
+        `trials`: labels, by trial. `axes`: different lists of epochs. `series`: for each column its label and unit,
+        `thinned`, and by trial [which axis, values, best]; `best` is [epoch, value] of the early-stopped network, or
+        None.
     """
     measured, best = _measured(table)
     series: dict[str, dict[str, Any]] = {}
+    axes: dict[tuple[int, ...], int] = {}
     for kind in (measured, training):
         points = sum(len(curve) for found in kind.values() for curve in found.values())
         every = max(1, math.ceil(points / CURVE_VALUES))
@@ -94,7 +96,8 @@ def curves(table: pd.DataFrame, training: Mapping[str, Curves]) -> dict[str, Any
                 entry = series.setdefault(
                     name, {"label": column.label, "unit": column.unit, "thinned": every > 1, "of": {}}
                 )
-                entry["of"][trial_id] = [*_axes(kept), _best(name, own, curve)]
+                axis = axes.setdefault(tuple(epoch for epoch, _ in kept), len(axes))
+                entry["of"][trial_id] = [axis, [_short(value) for _, value in kept], _best(name, own, curve)]
     ids = list(dict.fromkeys(trial_id for entry in series.values() for trial_id in entry["of"]))
     rows = table.drop_duplicates("trial_id").set_index("trial_id")
     places = {trial_id: place for place, trial_id in enumerate(ids)}
@@ -103,6 +106,7 @@ def curves(table: pd.DataFrame, training: Mapping[str, Curves]) -> dict[str, Any
     labels = ("method", "regularizer", "setting", "seed", "run_id")
     return {
         "trials": [{name: _plain(rows.at[trial_id, name]) for name in labels} | {"trial": trial_id} for trial_id in ids],
+        "axes": list(axes),
         "series": series,
     }
 
@@ -147,10 +151,6 @@ def _thinned(curve: Sequence[tuple[int, float]], every: int, keep: int | None) -
     """Every so manieth point, the first, the last, and that of one epoch."""
     last = len(curve) - 1
     return [point for place, point in enumerate(curve) if place % every == 0 or place == last or point[0] == keep]
-
-
-def _axes(curve: Sequence[tuple[int, float]]) -> list[list[float]]:
-    return [[epoch for epoch, _ in curve], [_short(value) for _, value in curve]]
 
 
 def _shown(networks: pd.DataFrame, numbers: Sequence[str]) -> list[str]:

@@ -26,7 +26,7 @@ class Curves {
     const field = this.form.elements, series = data.curves.series[field.y.value], by = field.colour.value;
     const levels = unique(data.curves.trials.map((trial) => trial[by]));
     const colours = new Map(palette(levels.length).map((colour, place) => [levels[place], colour]));
-    const every = Object.entries(series.of).map(([place, [epochs, values, best]]) => ({ trial: data.curves.trials[place], epochs, values, best }));
+    const every = Object.entries(series.of).map(([place, [axis, values, best]]) => ({ trial: data.curves.trials[place], epochs: data.curves.axes[axis], values, best }));
     const positive = every.every((line) => line.values.every((value) => value > 0));
     field.logy.disabled = !positive;
     return { series, by, levels, colours, every, logy: positive && field.logy.checked };
@@ -51,7 +51,7 @@ class Curves {
 
   drawLines(view, plot) {
     const path = (epochs, values) => "M" + epochs.map((epoch, k) => `${plot.x(epoch).toFixed(1)},${plot.y(values[k]).toFixed(1)}`).join("L");
-    const crowded = view.lines.length > 12;
+    const n = view.lines.length, crowded = n > 12;
     const lines = view.lines.map((line) => svg("path", { class: "curve", d: path(line.epochs, line.values), "stroke-dasharray": dashOf(view.levels.indexOf(line.trial[view.by])), style: { stroke: view.colours.get(line.trial[view.by]) }, role: "img", "aria-label": this.sentence(line) }));
     const ends = view.lines.flatMap((line) => {
       const last = line.epochs.length - 1, colour = view.colours.get(line.trial[view.by]);
@@ -60,7 +60,7 @@ class Curves {
       return [dot, svg("circle", { class: "stop", r: crowded ? 3 : 4, cx: plot.x(line.best[0]), cy: plot.y(line.best[1]), style: { stroke: colour } })];
     });
     this.lines = lines;
-    plot.inside.append(svg("g", { class: crowded ? "crowded" : null }, ...lines, ...ends));
+    plot.inside.append(svg("g", { class: n > 150 ? "crowded throng" : crowded ? "crowded" : null }, ...lines, ...ends));
     if (this.form.elements.means.checked) plot.inside.append(this.means(view, path));
     if (!lines.length) {
       plot.root.append(svg("text", { class: "nothing", x: plot.width / 2, y: plot.height / 2, "text-anchor": "middle", text: "Nothing to show" }));
@@ -84,9 +84,11 @@ class Curves {
       const maps = lines.map((line) => new Map(line.epochs.map((epoch, k) => [epoch, line.values[k]])));
       const epochs = lines[0].epochs.filter((epoch) => maps.every((map) => map.has(epoch)));
       const values = epochs.map((epoch) => maps.reduce((sum, map) => sum + map.get(epoch), 0) / maps.length);
-      return epochs.length > 1 ? svg("path", { d: path(epochs, values), "stroke-dasharray": dashOf(view.levels.indexOf(level), 1.6), style: { stroke: view.colours.get(level) } }) : null;
+      if (epochs.length < 2) return [];
+      const line = { d: path(epochs, values), "stroke-dasharray": dashOf(view.levels.indexOf(level), 1.6) };
+      return [svg("path", { d: line.d, class: "under" }), svg("path", { ...line, style: { stroke: view.colours.get(level) } })];
     });
-    return svg("g", { class: "means", "aria-hidden": "true" }, ...drawn.filter(Boolean));
+    return svg("g", { class: "means", "aria-hidden": "true" }, ...drawn.flat());
   }
 
   title(line) { return [line.trial.method, line.trial.regularizer, line.trial.setting].filter(Boolean).join(" | "); }
