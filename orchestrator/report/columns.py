@@ -114,7 +114,7 @@ def dictionary(table: pd.DataFrame, measures: Sequence[Measure]) -> list[Group]:
 
 
 def words(column: str) -> str:
-    """A column's name in the middle of a sentence: `average-case flatness (xi = 0.5)`; unknown ones stay as they are."""
+    """A column in the middle of a sentence: `average-case flatness (xi = 0.5)`; unknown ones stay as they are."""
     label = describe(column).label
     if label == column:
         return column

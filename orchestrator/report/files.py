@@ -34,7 +34,7 @@ def training_curves(folder: Folder, trials: Iterable[str]) -> dict[str, Curves]:
         folder: of the sweep.
         trials: ids.
     """
-    found = {}
+    found: dict[str, Curves] = {}
     for trial_id in trials:
         place = folder / trial_id
         curves = _metrics(place.read(FILE)) if place.exists(FILE) else {}

@@ -105,13 +105,13 @@ def curves(table: pd.DataFrame, training: Mapping[str, Curves]) -> dict[str, Any
         entry["of"] = {places[trial_id]: curve for trial_id, curve in entry["of"].items()}
     labels = ("method", "regularizer", "setting", "seed", "run_id")
     return {
-        "trials": [{name: _plain(rows.at[trial_id, name]) for name in labels} | {"trial": trial_id} for trial_id in ids],
+        "trials": [{name: _plain(rows.at[trial_id, name]) for name in labels} for trial_id in ids],
         "axes": list(axes),
         "series": series,
     }
 
 
-def _measured(table: pd.DataFrame) -> tuple[dict[str, Curves], dict[str, dict[str, float]]]:
+def _measured(table: pd.DataFrame) -> tuple[Mapping[str, Curves], dict[str, dict[str, float]]]:
     """Values of kept epochs and of the end, by trial and column; and the rows of early-stopped networks."""
     done = finished(table)
     kept_trials = set(done.loc[done["checkpoint"].str.startswith("epoch "), "trial_id"])
