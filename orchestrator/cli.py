@@ -24,6 +24,7 @@ from orchestrator.commands import (
     show_answer,
     show_cost,
     show_measured,
+    show_report,
 )
 from orchestrator.errors import UserError
 from workers.failures import ErrorClass
@@ -65,6 +66,7 @@ class TableFormat(StrEnum):
     CSV = "csv"
     PARQUET = "parquet"
     JSON = "json"
+    LATEX = "latex"
 
 
 class Preset(StrEnum):
@@ -340,6 +342,7 @@ def export(
 
     _, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation, fresh)
     ending = output.suffix.removeprefix(".") if output else ""
+    ending = {"tex": TableFormat.LATEX.value}.get(ending, ending)
     chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
     write_table(table, chosen.value, output)
     for line in [*(found.sentence() for found in mixtures(table)), *repeated(table)]:
@@ -371,6 +374,24 @@ def correlate(
 
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
     show_answer(file, measure, target, figures, evaluation, as_json, fresh=fresh, allow_mixed=allow_mixed)
+
+
+@app.command(name="report")
+def web_page(
+    sweep: SweepArgument = DEFAULT_FILE,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="File; by default in the sweep's folder, and on its MLflow run."),
+    ] = None,
+    evaluation: EvaluationOption = None,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+) -> None:
+    """Write all about the sweep as one web page that needs no network: the answer, plots, failures, costs, sources."""
+    from orchestrator.recorded import open_sweep
+
+    show_report(open_sweep(sweep, places(storage, tracking_uri, profile)), output, evaluation)
 
 
 @app.command()

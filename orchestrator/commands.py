@@ -79,7 +79,7 @@ def recorded_table(
 
 
 def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
-    """Says what a submit or rerun did, and puts table and figures on the sweep's run if anything changed.
+    """Says what a submit or rerun did, and puts table, figures and report on the sweep's run if anything changed.
 
     Returns:
         The exit code: 0, 1 if trials failed, 130 if it was stopped.
@@ -93,6 +93,10 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         from orchestrator.analysis.answer import publish
 
         publish(file.sweep, existing_store(file))
+    if done.launched:
+        from orchestrator.report.write import write_report
+
+        write_report(file, existing_store(file))
     failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
     if as_json:
         print_json({"launched": done.launched, "interrupted": done.interrupted} | plan_json(done.after))
@@ -151,6 +155,14 @@ def show_answer(
     ]
     for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def show_report(file: "SweepFile", output: Path | None, evaluation: str | None) -> None:
+    """Writes the sweep's report and says where it is."""
+    from orchestrator.report.write import write_report
+
+    path = write_report(file, existing_store(file), output, evaluation)
+    open_console().print(f"wrote  {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 def report_evaluation(file: "SweepFile", made: "Plan", runs: list[Any], as_json: bool) -> int:

@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 
 from orchestrator.errors import UserError
+from orchestrator.report.latex import latex_table
 
 
 def write_table(table: pd.DataFrame, table_format: str, output: Path | None) -> None:
-    """Writes csv, parquet or json (one object per row).
+    """Writes csv, parquet or json (one object per row), or latex: a paper's table of the usual columns.
 
     Raises:
-        UserError: the file cannot be written, or parquet would go to a terminal.
+        UserError: the file cannot be written, parquet would go to a terminal, or latex has no finished trial to show.
     """
     if table_format == "parquet" and output is None and sys.stdout.isatty():
         raise UserError("parquet is binary: give a file with --output")
@@ -25,6 +26,8 @@ def write_table(table: pd.DataFrame, table_format: str, output: Path | None) -> 
                 _write_bytes((text + "\n").encode(), output)
             case "parquet":
                 _write_bytes(table.to_parquet(index=False), output)
+            case "latex":
+                _write_bytes(latex_table(table).encode(), output)
             case _:
                 raise ValueError(f"no table format is called {table_format}")
     except OSError as error:

@@ -1,0 +1,79 @@
+"""What a report takes from the sweep's folder: curves of training from the journals, drawn landscapes."""
+
+import base64
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.report.plots import Curves
+from workers.journal import FILE
+from workers.storage import Folder
+
+TRAINING = ("train/loss", "train/error", "validation/robust_loss", "validation/robust_error")
+"""What training records after each epoch, that a reader wants to see along the way."""
+LANDSCAPE_BYTES = 1_200_000
+"""Of all landscapes in a page together: a surface for each of a thousand networks stays in the folder."""
+OF_A_TRIAL = re.compile(r"-[0-9a-f]{16}(-|$)")
+
+
+@dataclass(frozen=True)
+class Landscape:
+    """One figure."""
+
+    name: str
+    address: str
+    """The figure itself, as a `data:` address."""
+
+
+def training_curves(folder: Folder, trials: Iterable[str]) -> dict[str, Curves]:
+    """Trial id -> what training recorded, from the journals; trials without a journal are left out.
+
+    Args:
+        folder: of the sweep.
+        trials: ids.
+    """
+    found: dict[str, Curves] = {}
+    for trial_id in trials:
+        place = folder / trial_id
+        curves = _metrics(place.read(FILE)) if place.exists(FILE) else {}
+        if curves:
+            found[trial_id] = curves
+    return found
+
+
+def _metrics(journal: bytes) -> dict[str, list[tuple[int, float]]]:
+    """Points of the metrics of `TRAINING`, by column; the first at an epoch counts, as in the journal itself.
+
+    Lines that were cut short are skipped here, in silence: a trial may be writing, and the next submit mends them.
+    """
+    points: dict[str, dict[int, float]] = {}
+    for line in journal.splitlines():
+        # most lines are of other kinds, and a thousand journals are read
+        if b'"metric"' not in line or not (b"train/" in line or b"validation/" in line):
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record.get("kind") == "metric" and record.get("key") in TRAINING:
+            points.setdefault(record["key"].replace("/", "_"), {}).setdefault(record["step"], record["value"])
+    return {name: sorted(curve.items()) for name, curve in points.items()}
+
+
+def landscapes(folder: Path) -> tuple[list[Landscape], list[str]]:
+    """The figures `landscape*.svg` of a folder, and the names of those that would make the page too large.
+
+    Figures of many networks come first, then those of single trials.
+    """
+    files = sorted(folder.glob("landscape*.svg"), key=lambda file: (bool(OF_A_TRIAL.search(file.stem)), file.name))
+    shown, left, room = [], [], LANDSCAPE_BYTES
+    for file in files:
+        code = base64.b64encode(file.read_bytes()).decode()
+        if len(code) > room:
+            left.append(file.name)
+            continue
+        room -= len(code)
+        shown.append(Landscape(file.stem, f"data:image/svg+xml;base64,{code}"))
+    return shown, left

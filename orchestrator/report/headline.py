@@ -1,0 +1,116 @@
+"""The answer that a report opens with, the matrix of coefficients, and how far the sweep has come."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from orchestrator.analysis.correlation import CELL, TARGETS, CorrelationResult, Pair, correlate, count, flatness_columns
+from orchestrator.analysis.table import compared, one_per_trial
+from orchestrator.errors import UserError
+from orchestrator.report.columns import SE, words
+from orchestrator.spec.measures import Measure, Robustness
+
+STATES = ("finished", "running", "pending", "interrupted", "failed", "missing", "measured otherwise")
+"""In the order of tables."""
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What the sweep answers, and the coefficients behind it; no result where there is nothing to correlate."""
+
+    sentence: str
+    result: CorrelationResult | None
+
+    @property
+    def first(self) -> Pair | None:
+        """The pair that the sentence is about."""
+        return self.result.pairs[0] if self.result else None
+
+    @property
+    def targets(self) -> list[str]:
+        """Columns that are explained, in order."""
+        return list(dict.fromkeys(pair.target for pair in self.result.pairs)) if self.result else []
+
+    @property
+    def measures(self) -> list[str]:
+        """Columns that explain, in order."""
+        return list(dict.fromkeys(pair.measure for pair in self.result.pairs)) if self.result else []
+
+    def pair(self, measure: str, target: str) -> Pair | None:
+        """The coefficients of one measure with one target."""
+        pairs = self.result.pairs if self.result else ()
+        return next((pair for pair in pairs if (pair.measure, pair.target) == (measure, target)), None)
+
+
+def conclude(table: pd.DataFrame, measures: Sequence[Measure]) -> Conclusion:
+    """Correlates over the last and best networks of finished trials; a sentence says why where that is impossible.
+
+    Args:
+        table: as `analysis.table.trial_table` makes it.
+        measures: of the evaluation.
+    """
+    usable = compared(table)
+    if usable.empty:
+        return Conclusion(f"No answer yet: no trial has finished ({progress(table)}).", None)
+    columns = explaining(usable, measures)
+    if not columns:
+        return Conclusion("No answer: no value of flatness, or of another such measure, is recorded.", None)
+    try:
+        result = correlate(usable, columns)
+    except UserError as error:
+        return Conclusion(f"No answer: {error}.", None)
+    return Conclusion(readable(result.answer, result.pairs[0]), result)
+
+
+def explaining(table: pd.DataFrame, measures: Sequence[Measure]) -> list[str]:
+    """Columns of the measures that explain, flatness first: all values but losses and errors and standard errors."""
+    keys = [
+        key
+        for measure in measures
+        if not isinstance(measure, Robustness)
+        for key in measure.keys()  # noqa: SIM118  (a method)
+        if not key.endswith(SE) and key not in TARGETS
+    ]
+    return list(dict.fromkeys(key for key in (*flatness_columns(table), *keys) if key in table))
+
+
+def readable(sentence: str, pair: Pair) -> str:
+    """A sentence about a pair, with words in place of its columns' names."""
+    names = {pair.target: words(pair.target), pair.measure: words(pair.measure)}
+    found = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    return re.sub(rf"(?<![\w.])(?:{found})(?![\w])", lambda match: names[match[0]], sentence)
+
+
+def states(table: pd.DataFrame) -> dict[str, int]:
+    """How many trials are in each state; those that no trial is in are left out."""
+    counts = {str(state): int(n) for state, n in one_per_trial(table)["state"].value_counts().items()}
+    known = {state: counts.pop(state) for state in STATES if state in counts}
+    return known | counts
+
+
+def progress(table: pd.DataFrame) -> str:
+    """`58 finished, 2 failed`."""
+    return ", ".join(f"{n} {state}" for state, n in states(table).items()) or "no trial in the grid"
+
+
+def scope(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """What a glance should show: name and value."""
+    trials, networks = one_per_trial(table), compared(table)
+    counts = states(table)
+    cells = len(trials[list(CELL)].drop_duplicates())
+    return [
+        ("Trials finished", f"{counts.get('finished', 0)} of {len(trials)}"),
+        ("Cells of the grid", str(cells)),
+        ("Seeds in a cell", _range(trials.groupby(list(CELL), dropna=False)["seed"].nunique())),
+        ("Networks compared", str(len(networks))),
+    ]
+
+
+def _range(values: "pd.Series[int]") -> str:
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"
+
+
+__all__ = ["Conclusion", "conclude", "count", "explaining", "progress", "readable", "scope", "states"]

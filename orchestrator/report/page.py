@@ -1,0 +1,113 @@
+"""Renders the page: one HTML file with its style, script and data inside, and nothing to load from anywhere."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from orchestrator import __version__
+from orchestrator.analysis.correlation import LeftOut
+from orchestrator.report import amounts, cells
+from orchestrator.report.columns import dictionary, words
+from orchestrator.report.files import Landscape
+from orchestrator.report.headline import conclude, count, scope, states
+from orchestrator.report.plots import Curves, payload
+from orchestrator.report.provenance import Fact
+from orchestrator.spec.measures import Measure
+
+PACKAGE = "orchestrator.report"
+STYLES = ("base.css", "parts.css", "print.css")
+SCRIPTS = ("basics.js", "scales.js", "colours.js", "frame.js", "legend.js", "scatter.js", "curves.js", "page.js")
+"""In the order in which they stand in the page, as one function: each uses those before it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a page is made from."""
+
+    name: str
+    """Of the sweep."""
+    table: pd.DataFrame
+    """As `analysis.table.trial_table` makes it."""
+    measures: Sequence[Measure]
+    """Of the evaluation."""
+    text: str
+    """Of the sweep file."""
+    store: str
+    """Address of the tracking store, without passwords."""
+    made: datetime
+    run_base: str | None = None
+    """What stands before a run's id in the address of its page; None where there is no such page."""
+    facts: Sequence[Fact] = ()
+    training: Mapping[str, Curves] = field(default_factory=dict)
+    """Trial id -> what training recorded after each epoch."""
+    landscapes: Sequence[Landscape] = ()
+    landscapes_left: Sequence[str] = ()
+    """Names of figures that were too large together."""
+
+
+def html(source: Source) -> str:
+    """The whole page."""
+    table = source.table
+    conclusion = conclude(table, source.measures)
+    script = _script()
+    data = payload(table, conclusion, source.training, source.run_base)
+    return _environment().get_template("page.html").render(
+        source=source,
+        version=__version__,
+        conclusion=conclusion,
+        scope=scope(table),
+        states=states(table),
+        left_out=_left_out(conclusion.result.left_out if conclusion.result else ()),
+        data=data,
+        matrix=cells.matrix(table),
+        failures=cells.failures(table),
+        flags=cells.flags(table),
+        costs=cells.costs(table),
+        dictionary=dictionary(table, source.measures),
+        style="\n".join(_text(name) for name in STYLES),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )  # fmt: skip
+
+
+def _left_out(items: Sequence[LeftOut]) -> list[tuple[str, str, list[str]]]:
+    """(column, reason, networks), as one line each."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        groups.setdefault((item.column or "every column", item.reason), []).append(item.label)
+    return [(column, reason, labels) for (column, reason), labels in groups.items()]
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader(PACKAGE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"number": amounts.number, "duration": amounts.duration, "words": words}
+    environment.filters |= {"signed": amounts.signed, "unbroken": amounts.unbroken}
+    environment.globals |= {"count": count, "MARKS": cells.MARKS}
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
+
+
+@cache
+def _script() -> str:
+    """All scripts as one function, so that they leave no names behind."""
+    inside = "\n".join(_text(name) for name in SCRIPTS)
+    return f'(() => {{\n"use strict";\n{inside}\n}})();\n'
+
+
+def _text(name: str) -> str:
+    return (files(PACKAGE) / "templates" / name).read_text(encoding="utf-8")
