@@ -217,9 +217,9 @@ class WorstFlatness(Flatness):
         """The reference, the joint ascents, and after each an attack or a look; `per_layer` makes more of them."""
         if self.per_layer:
             return 0.0
-        look = 0.5 * self.examples
-        final = look if self.quantity == "loss" else 2 * look
         if self.protocol == "matched":
-            final = look + self.evaluation_passes(self.attack.resolve(attack))
+            final = self.evaluation_passes(self.attack.resolve(attack))
+        else:
+            final = self.examples * (0.5 if self.quantity == "loss" else 1.0)
         climbs = len(self.xi) * self.restarts * (self.examples * self.epochs + final)
         return self.sets() * (self.evaluation_passes(self.reference_attack(attack)) + climbs)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from tests.e2e.sweeping import BASE, COMMAND, Place, Recorded, environment, run_inside
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 MODULE = """
 import torch

@@ -8,6 +8,8 @@ import pytest
 
 from tests.e2e.sweeping import BASE, Place, run_inside
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
