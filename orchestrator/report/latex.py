@@ -26,7 +26,7 @@ SPECIAL = {
     **{char: rf"\{char}" for char in "&%$#_{}"},
 }
 GREEK = {"\N{GREEK SMALL LETTER XI}": r"$\xi$", "\N{MINUS SIGN}": "$-$"}
-CONTROL = {code: " " for code in (*range(32), 127)}
+CONTROL = dict.fromkeys((*range(32), 127), " ")
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,7 @@ def latex_table(table: pd.DataFrame, columns: Sequence[str] | None = None) -> st
         if new and place:
             lines.append("\\addlinespace")
         shown = [getattr(row, field) if field != "method" or new else "" for _, field in labels]
-        lines.append(
-            " & ".join([*map(escape, shown), str(row.seeds), *(column[place] for column in texts)]) + r" \\"
-        )
+        lines.append(" & ".join([*map(escape, shown), str(row.seeds), *(column[place] for column in texts)]) + r" \\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
 
 
@@ -107,7 +105,9 @@ def usual(networks: pd.DataFrame) -> list[str]:
 
 def escape(text: str) -> str:
     """Text as LaTeX prints it, whatever is in it."""
-    return "".join(SPECIAL.get(char, GREEK.get(char, char)) for char in text.translate(CONTROL))
+    escaped = "".join(SPECIAL.get(char, GREEK.get(char, char)) for char in text.translate(CONTROL))
+    # at the beginning of a row these would belong to the command that ended the one before
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 
 
 def _rows(networks: pd.DataFrame, names: Sequence[str]) -> list[Row]:

@@ -43,7 +43,7 @@ def test_help_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     said, _ = imported(tmp_path, "--help")
-    for command in ("init", "schema", "plan", "submit", "rerun", "status", "export", "correlate", "ui"):
+    for command in ("init", "schema", "plan", "submit", "rerun", "status", "export", "correlate", "report", "ui"):
         assert f"\n  {command} " in said
 
 
