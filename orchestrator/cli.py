@@ -275,13 +275,17 @@ def export(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Write one row per trial and network measured, with all settings, states and values."""
-    from orchestrator.analysis.export import write_table
+    from orchestrator.analysis.export import write_content, write_table
+    from orchestrator.report.latex import latex_table
 
     _, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation)
     ending = output.suffix.removeprefix(".") if output else ""
     ending = {"tex": TableFormat.LATEX.value}.get(ending, ending)
     chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
-    write_table(table, chosen.value, output)
+    if chosen is TableFormat.LATEX:
+        write_content(latex_table(table).encode(), output)
+    else:
+        write_table(table, chosen.value, output)
     if output:
         typer.echo(f"wrote {len(table)} rows to {output}", err=True)
 

@@ -212,14 +212,32 @@ def test_curves_answer_too(opened: Browser) -> None:
     said = opened.js("document.activeElement.getAttribute('aria-label')")
     assert "early-stopped" in said and "at epoch 60" in said
     assert "Early-stopped, epoch" in text(opened, "#curves-plot .tip")
-    choose(opened, "curves-plot", y="train_loss", means=False)
-    assert count(opened, "#curves-plot .curve") == 53 and count(opened, "#curves-plot .means") == 0
+    assert count(opened, "#curves-plot .means") == 0
+    choose(opened, "curves-plot", y="train_loss", means=True)
+    assert count(opened, "#curves-plot .curve") == 53 and count(opened, "#curves-plot .means path") == 2 * 5
     assert texts(opened, "#curves-plot .title") == [
         "\N{UPWARDS ARROW} Training loss (nats)",
         "Epoch \N{RIGHTWARDS ARROW}",
     ]
     opened.js("document.querySelector('#curves-plot .as-table').open = true")
     opened.until("document.querySelectorAll('#curves-plot .as-table tbody tr').length === 53")
+
+
+def test_the_mean_of_a_colour_is_the_mean(opened: Browser, source: Source) -> None:
+    choose(opened, "curves-plot", y="robust_loss_gap", means=True)
+    paths = opened.js("[...document.querySelectorAll('#curves-plot .curve')].map((one) => one.getAttribute('d'))")
+    mean = opened.js("document.querySelector('#curves-plot .means path:not(.under)').getAttribute('d')")
+    points = [[float(part) for part in point.split(",")] for point in mean.removeprefix("M").split("L")]
+    kept = source.table[source.table["checkpoint"].str.startswith("epoch ") | (source.table["checkpoint"] == "last")]
+    kept = kept[kept["state"] == "finished"]
+    # from values to pixels by the ends of all curves
+    last = kept[kept["checkpoint"] == "last"][Y].sort_values()
+    ends = sorted((float(path.rpartition(",")[2]) for path in paths), reverse=True)
+    fit = stats.linregress(last, ends)
+    assert fit.rvalue == pytest.approx(-1, abs=1e-6)
+    expected = kept[kept["method"] == "at"].groupby("epoch")[Y].mean()
+    assert len(points) == len(expected) == 6
+    np.testing.assert_allclose([y for _, y in points], fit.intercept + fit.slope * expected.to_numpy(), atol=0.15)
 
 
 # what is shown

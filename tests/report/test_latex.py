@@ -1,15 +1,12 @@
 """The paper's table: numbers against pandas, and text that LaTeX can take whatever the names are."""
 
-import io
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from orchestrator.analysis.export import write_table
 from orchestrator.analysis.table import compared
 from orchestrator.errors import UserError
 from orchestrator.report.latex import SPECIAL, escape, latex_table
@@ -139,15 +136,6 @@ def test_what_cannot_be_made() -> None:
     values = [name for name in TABLE if str(name).startswith(("robust", "clean", "average", "worst"))]
     with pytest.raises(UserError, match="none of the usual columns"):
         latex_table(TABLE.drop(columns=values))
-
-
-def test_export_writes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_table(TABLE, "latex", tmp_path / "table.tex")
-    assert (tmp_path / "table.tex").read_text() == latex_table(TABLE)
-    out = io.TextIOWrapper(io.BytesIO())
-    monkeypatch.setattr("sys.stdout", out)
-    write_table(TABLE, "latex", None)
-    assert out.buffer.getvalue().decode() == latex_table(TABLE)  # type: ignore[attr-defined]
 
 
 def test_a_group_of_many_networks_keeps_its_order() -> None:

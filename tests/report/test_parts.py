@@ -2,17 +2,20 @@
 
 import doctest
 import math
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from orchestrator.analysis.correlation import Coefficient, Pair
-from orchestrator.report import amounts
+from orchestrator.analysis.figures import COLOURS
+from orchestrator.report import amounts, page
 from orchestrator.report.cells import costs, flags, matrix
 from orchestrator.report.columns import COST, OTHER, SETTINGS, STATES, describe, words
 from orchestrator.report.files import training_curves
 from orchestrator.report.headline import explaining, readable
-from orchestrator.report.plots import curves
+from orchestrator.report.plots import DARK_COLOURS, curves
 from orchestrator.report.provenance import facts, public, run_base
 from orchestrator.spec.sweep import Sweep
 from tests.report.synthetic import runs_of, source_of, sweep_of
@@ -145,7 +148,7 @@ def test_flags_are_counted_by_measure_and_text() -> None:
     assert found[0].networks[1].label == "at | none | seed 1 | best"
 
 
-def test_curves_of_training_come_from_the_journals(tmp_path: object) -> None:
+def test_curves_of_training_come_from_the_journals(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path))
     values = [Record("metric", "train/loss", value=2.0 / step, step=step) for step in (1, 2, 3)]
     other = [Record("metric", "robust_loss_gap", value=1.0, step=3), Record("tag", "train/loss", text="no value")]
@@ -189,3 +192,30 @@ def test_facts_count_trials() -> None:
     with_package = runs_of(sweep)
     with_package[0].tags["stripes_version"] = "1.2"
     assert {fact.label: fact.values for fact in facts(with_package)}["Package stripes"] == (("1.2", 1),)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(first: str, second: str) -> float:
+    low, high = sorted((luminance(first), luminance(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_and_marks_stand_out_from_their_ground(scheme: str) -> None:
+    style = (Path(page.__file__).parent / "templates" / "base.css").read_text()
+    blocks = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w{6})", blocks[0 if scheme == "light" else 1]))
+    for text in ("text", "soft", "accent", "good", "bad", "warm"):
+        for ground in ("page", "surface", "sunken"):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
+    assert contrast(colours["edge"], colours["surface"]) >= 3, "edges of menus"
+    # of light marks, yellow and sky blue alone are fainter: shapes and the legend tell them apart too
+    marks = COLOURS if scheme == "light" else DARK_COLOURS
+    assert len(set(marks)) == len(COLOURS) == len(DARK_COLOURS)
+    assert [mark for mark in marks if contrast(mark, colours["surface"]) < 2.2] == []

@@ -148,6 +148,8 @@ def test_latex_from_the_command(recorded: Recorded, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert run_inside("export", str(recorded.file.path), "--format", "latex") == 0
     assert capsys.readouterr().out == target.read_text()
+    assert run_inside("export", str(recorded.file.path), "-o", str(tmp_path / "absent" / "table.tex")) == 2
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_another_evaluation_has_a_report_of_its_own(recorded: Recorded) -> None:
