@@ -337,14 +337,18 @@ def export(
     tracking_uri: TrackingOption = None,
 ) -> None:
     """Write one row per trial and network measured, with all settings, states and values."""
-    from orchestrator.analysis.export import write_table
+    from orchestrator.analysis.export import write_content, write_table
     from orchestrator.analysis.sources import mixtures, repeated
+    from orchestrator.report.latex import latex_table
 
     _, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation, fresh)
     ending = output.suffix.removeprefix(".") if output else ""
     ending = {"tex": TableFormat.LATEX.value}.get(ending, ending)
     chosen = table_format or (TableFormat(ending) if ending in set(TableFormat) else TableFormat.CSV)
-    write_table(table, chosen.value, output)
+    if chosen is TableFormat.LATEX:
+        write_content(latex_table(table).encode(), output)
+    else:
+        write_table(table, chosen.value, output)
     for line in [*(found.sentence() for found in mixtures(table)), *repeated(table)]:
         typer.echo(line, err=True)
     if output:

@@ -33,7 +33,7 @@ def duration(seconds: float | None) -> str:
     """Two units at most.
 
     >>> duration(3.24), duration(75), duration(7380), duration(200000)
-    ('3.2 s', '1 min 15 s', '2 h 3 min', '2 d 8 h')
+    ('3.2 s', '1 min 15 s', '2 h 3 min', '2 d 7 h')
     """
     if seconds is None or not math.isfinite(seconds):
         return "-"

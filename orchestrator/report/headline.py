@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from orchestrator.analysis.correlation import CELL, TARGETS, CorrelationResult, Pair, correlate, count, flatness_columns
+from orchestrator.analysis.correlation import CELL, TARGETS, CorrelationResult, Pair, correlate, flatness_columns
 from orchestrator.analysis.table import compared, one_per_trial
 from orchestrator.errors import UserError
 from orchestrator.report.columns import SE, words
@@ -111,6 +111,3 @@ def scope(table: pd.DataFrame) -> list[tuple[str, str]]:
 def _range(values: "pd.Series[int]") -> str:
     low, high = int(values.min()), int(values.max())
     return str(low) if low == high else f"{low} to {high}"
-
-
-__all__ = ["Conclusion", "conclude", "count", "explaining", "progress", "readable", "scope", "states"]

@@ -105,7 +105,9 @@ def usual(networks: pd.DataFrame) -> list[str]:
 
 def escape(text: str) -> str:
     """Text as LaTeX prints it, whatever is in it."""
-    return "".join(SPECIAL.get(char, GREEK.get(char, char)) for char in text.translate(CONTROL))
+    escaped = "".join(SPECIAL.get(char, GREEK.get(char, char)) for char in text.translate(CONTROL))
+    # at the beginning of a row these would belong to the command that ended the one before
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped
 
 
 def _rows(networks: pd.DataFrame, names: Sequence[str]) -> list[Row]:

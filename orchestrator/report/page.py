@@ -12,11 +12,11 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator import __version__
-from orchestrator.analysis.correlation import LeftOut
+from orchestrator.analysis.correlation import LeftOut, count
 from orchestrator.report import amounts, cells
 from orchestrator.report.columns import dictionary, words
 from orchestrator.report.files import Landscape
-from orchestrator.report.headline import conclude, count, scope, states
+from orchestrator.report.headline import conclude, scope, states
 from orchestrator.report.plots import Curves, payload
 from orchestrator.report.provenance import Fact
 from orchestrator.spec.measures import Measure

@@ -24,7 +24,6 @@ LABELS = {
     "evaluation_id": "Evaluation",
 }
 PACKAGE = re.compile(r"(?P<name>.+)_version")
-SEVERAL = "trials"
 
 
 @dataclass(frozen=True)

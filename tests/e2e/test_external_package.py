@@ -13,7 +13,7 @@ import pytest
 import torch
 from sweeping import Place, Recorded, each_epoch_once
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SOURCE = Path(__file__).parents[1] / "external_package"
 COUNT, EPS, EPOCHS, BOUND = 40, 0.1, 3, 0.05

@@ -201,6 +201,8 @@ def test_correlate(swept: Stage, inside: None, capsys: pytest.CaptureFixture[str
     (parent,) = swept.place.runs("sweep")
     logged = swept.place.client.list_artifacts(parent.info.run_id, "analysis")
     assert {Path(item.path).name for item in logged} == {path.name for path in files}
+    page = swept.place.client.download_artifacts(parent.info.run_id, "report.html")
+    assert "</html>" in Path(page).read_text(), "every submit leaves a report"
 
 
 @dataclass(frozen=True)

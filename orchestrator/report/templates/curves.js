@@ -14,7 +14,6 @@ class Curves {
     const labels = { method: "Method", regularizer: "Regulariser", setting: "Setting", seed: "Seed" };
     for (const [name, text] of Object.entries(labels))
       if (name === "method" || new Set(trials.map((trial) => trial[name])).size > 1) field.colour.append(el("option", { value: name, text }));
-    field.means.checked = trials.length > 12;
     this.form.addEventListener("input", () => this.draw());
     this.form.addEventListener("submit", (event) => event.preventDefault());
     root.querySelector(".as-table").addEventListener("toggle", () => this.tabulate());
@@ -106,7 +105,8 @@ class Curves {
     const rows = [["Seed", String(line.trial.seed)], [`At epoch ${line.epochs[k]}`, shown(line.values[k])], ["Last", shown(line.values[line.values.length - 1])]];
     if (line.best) rows.push([`Early-stopped, epoch ${line.best[0]}`, shown(line.best[1])]);
     const list = el("dl", {}, ...rows.flatMap(([term, text]) => [el("dt", { text: term }), el("dd", { text })]));
-    this.tip.show(this.plot.x(line.epochs[k]), this.plot.y(line.values[k]), [el("b", { text: this.title(line) }), list, el("div", {}, runLink(line.trial.run_id))]);
+    list.append(el("dt", { text: "Run" }), el("dd", {}, runLink(line.trial.run_id)));
+    this.tip.show(this.plot.x(line.epochs[k]), this.plot.y(line.values[k]), [el("b", { text: this.title(line) }), list]);
   }
 
   leave(soon = false) {

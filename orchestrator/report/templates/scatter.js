@@ -66,7 +66,7 @@ class Scatter {
     view.rows.sort((a, b) => view.x.at(a) - view.x.at(b));
     this.tip.hide();
     const label = `Scatter plot of ${view.y.label} against ${view.x.label}, ${counted(view.rows.length, "network")}. Arrow keys go from mark to mark.`;
-    const plot = (this.plot = frame(this.canvas, label, view.rows.map(view.x.at), view.rows.map(view.y.at), { logx: view.logx, logy: view.logy, xTitle: withUnit(view.x), yTitle: withUnit(view.y) }));
+    const plot = (this.plot = frame(this.canvas, label, this.reach(view, view.x, view.xError, view.logx), this.reach(view, view.y, view.yError, view.logy), { logx: view.logx, logy: view.logy, xTitle: withUnit(view.x), yTitle: withUnit(view.y) }));
     if (this.form.elements.join.checked) plot.inside.append(this.joins(view, plot));
     if (this.form.elements.bars.checked) plot.inside.append(this.bars(view, plot));
     this.drawMarks(view, plot);
@@ -75,6 +75,15 @@ class Scatter {
     fitTitles(plot);
     this.summarise(view);
     this.tabulate();
+  }
+
+  // The values that an axis has to hold, with the ends of the bars where they are drawn.
+  reach(view, axis, error, log) {
+    const bars = error && this.form.elements.bars.checked;
+    return view.rows.flatMap((i) => {
+      const value = axis.at(i), se = (bars && error.at(i)) || 0;
+      return [value, value + se, log && value <= se ? value : value - se];
+    });
   }
 
   drawMarks(view, plot) {
@@ -189,7 +198,8 @@ class Scatter {
     this.halo.setAttribute("cx", px);
     this.halo.setAttribute("cy", py);
     this.halo.setAttribute("visibility", "visible");
-    this.tip.show(px, py, [el("b", { text: this.title(i) }), list, el("div", {}, el("code", { text: column("trial_id").at(i) }), " ", runLink(column("run_id").at(i)))]);
+    list.append(el("dt", { text: "Trial" }), el("dd", {}, el("code", { text: column("trial_id").at(i) })), el("dt", { text: "Run" }), el("dd", {}, runLink(column("run_id").at(i))));
+    this.tip.show(px, py, [el("b", { text: this.title(i) }), list]);
   }
 
   leave(soon = false) {
@@ -213,6 +223,7 @@ class Scatter {
       el("dl", {}, ...facts.flatMap(([term, text]) => [el("dt", { text: term }), el("dd", { text })]), el("dt", { text: "Run" }), el("dd", {}, runLink(column("run_id").at(i)))),
       el("dl", { class: "values" }, ...values));
     this.kept.hidden = false;
+    this.kept.scrollIntoView({ block: "nearest" });
   }
 
   summarise(view) {
