@@ -41,9 +41,27 @@ def test_help_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     assert not {"torch", "ray", "mlflow", "pandas", "numpy", "scipy", "matplotlib"} & modules
 
 
+def test_the_package_alone_imports_nothing_heavy() -> None:
+    code = "import sys, orchestrator; assert 'load_sweep' in orchestrator.__all__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert not {"torch", "ray", "mlflow", "pandas", "numpy", "pydantic", "matplotlib"} & set(done.stdout.split())
+
+
 def test_help_names_every_command(tmp_path: Path) -> None:
     said, _ = imported(tmp_path, "--help")
-    for command in ("init", "schema", "plan", "submit", "rerun", "measure", "status", "export", "correlate", "ui"):
+    for command in (
+        "init",
+        "schema",
+        "plan",
+        "submit",
+        "rerun",
+        "measure",
+        "status",
+        "export",
+        "correlate",
+        "compare",
+        "ui",
+    ):
         assert f"\n  {command} " in said
 
 
