@@ -2,7 +2,6 @@
 
 import json
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,11 +21,25 @@ from orchestrator.commands import (
     report,
     report_evaluation,
     show_answer,
+    show_comparison,
     show_cost,
     show_measured,
     show_report,
 )
 from orchestrator.errors import UserError
+from orchestrator.options import (
+    AddressOption,
+    AllowMixedOption,
+    EvaluationOption,
+    FreshOption,
+    JsonOption,
+    Preset,
+    ProfileOption,
+    StorageOption,
+    SweepArgument,
+    TableFormat,
+    TrackingOption,
+)
 from workers.failures import ErrorClass
 
 app = typer.Typer(
@@ -43,37 +56,6 @@ STATUS_COLUMNS = (
     *("trial_id", "checkpoint", "epoch", "method", "regularizer", "setting", "seed", "state", "attempt"),
     *("error_class", "error", "train_loss", "robust_loss_gap"),
 )
-
-SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
-ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's profiles, whose changes apply.")]
-StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
-TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-EvaluationOption = Annotated[
-    str | None, typer.Option(help="Values of another evaluation, by its id or its first digits; see `evaluate`.")
-]
-FreshOption = Annotated[
-    bool, typer.Option("--fresh", help="Fetch every run anew, not only those that changed since the last look.")
-]
-AddressOption = Annotated[
-    str | None, typer.Option(help="Ray cluster, host:port; RAY_ADDRESS if not given, a local Ray if neither is.")
-]
-
-
-class TableFormat(StrEnum):
-    """What `export` writes."""
-
-    CSV = "csv"
-    PARQUET = "parquet"
-    JSON = "json"
-    LATEX = "latex"
-
-
-class Preset(StrEnum):
-    """Settings of measures."""
-
-    QUICK = "quick"
-    PAPER = "paper"
 
 
 def main() -> None:
@@ -364,9 +346,7 @@ def correlate(
         Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")
     ] = None,
     evaluation: EvaluationOption = None,
-    allow_mixed: Annotated[
-        bool, typer.Option("--allow-mixed", help="Compare trials that were made with different data or releases.")
-    ] = False,
+    allow_mixed: AllowMixedOption = False,
     fresh: FreshOption = False,
     profile: ProfileOption = None,
     storage: StorageOption = None,
@@ -396,6 +376,28 @@ def web_page(
     from orchestrator.recorded import open_sweep
 
     show_report(open_sweep(sweep, places(storage, tracking_uri, profile)), output, evaluation)
+
+
+@app.command()
+def compare(
+    sweep_a: SweepArgument,
+    sweep_b: Annotated[str | None, typer.Argument(help="Another one; the same, with --evaluation-b.")] = None,
+    measure: Annotated[list[str] | None, typer.Option(help="Column; may be repeated. Default: all measured.")] = None,
+    evaluation_a: EvaluationOption = None,
+    evaluation_b: EvaluationOption = None,
+    allow_mixed: AllowMixedOption = False,
+    fresh: FreshOption = False,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare two sweeps, or two evaluations of one, network by network."""
+    where = places(storage, tracking_uri, profile)
+    sides = (sweep_a, evaluation_a), (sweep_b or sweep_a, evaluation_b)
+    if sides[0] == sides[1]:
+        raise UserError("this would compare a sweep with itself: name another sweep, or --evaluation-b")
+    show_comparison(sides, where, measure, as_json, fresh=fresh, allow_mixed=allow_mixed)
 
 
 @app.command()

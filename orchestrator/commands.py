@@ -165,6 +165,45 @@ def show_report(file: "SweepFile", output: Path | None, evaluation: str | None) 
     open_console().print(f"wrote  {path}", highlight=False, markup=False, soft_wrap=True)
 
 
+def show_comparison(
+    sides: tuple[tuple[str, str | None], tuple[str, str | None]],
+    where: "Places",
+    measures: list[str] | None,
+    as_json: bool,
+    *,
+    fresh: bool = False,
+    allow_mixed: bool = False,
+) -> None:
+    """Compares two sweeps, each given with the evaluation wanted or None, and prints all of it."""
+    import pandas as pd
+
+    from orchestrator.analysis.comparison import compare, paired_trials, setting_differences
+    from orchestrator.analysis.render_comparison import render_comparison
+    from orchestrator.analysis.sources import mixtures, refuse_mixed
+
+    (file_a, a), (file_b, b) = (recorded_table(name, where, evaluation, fresh) for name, evaluation in sides)
+    mixed = mixtures(pd.concat([a, b]))
+    if not allow_mixed:
+        refuse_mixed(mixed)
+    names = _side(file_a, sides[0][1]), _side(file_b, sides[1][1])
+    found = compare(a, b, measures, names=names if names[0] != names[1] else ("A", "B"))
+    trials_a, trials_b = ({trial.trial_id: trial for trial in file.sweep.trials()} for file in (file_a, file_b))
+    settings = setting_differences(trials_a, trials_b, paired_trials(a, b), (found.a, found.b))
+    sentences = [mixture.sentence() for mixture in mixed]
+    if as_json:
+        print_json(found.as_dict() | {"settings": settings, "mixed": sentences})
+        return
+    out = open_console()
+    out.print(render_comparison(found))
+    for line in [*(f"differs: {line}" for line in settings), *sentences]:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _side(file: "SweepFile", evaluation: str | None) -> str:
+    """What a side of a comparison is called."""
+    return file.sweep.name + (f" ({evaluation})" if evaluation else "")
+
+
 def report_evaluation(file: "SweepFile", made: "Plan", runs: list[Any], as_json: bool) -> int:
     """Says how an evaluation stands; returns the exit code: 0, or 1 where it failed for a trial."""
     from orchestrator.evaluations import SHOWN_DIGITS, standing

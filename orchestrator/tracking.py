@@ -351,7 +351,7 @@ def _parts(run_ids: Sequence[str]) -> list[Sequence[str]]:
 
 
 def _with_ids(run_ids: Sequence[str]) -> str:
-    quoted = ", ".join(f"'{run_id}'" for run_id in run_ids)
+    quoted = ",".join(f"'{run_id}'" for run_id in run_ids)
     return f"attributes.run_id IN ({quoted})"
 
 

@@ -77,7 +77,7 @@ def mixtures(table: pd.DataFrame) -> list[Mixture]:
     Args:
         table: with the columns `trial_id`, `state` and `SOURCES`. What is not recorded is left out.
     """
-    done = table[table["state"] == "finished"].drop_duplicates("trial_id")
+    done = table[table["state"] == "finished"].drop_duplicates(["trial_id", "run_id"])
     columns = [name for name in map(str, table) if name in RECORDED or name.endswith(VERSION)]
     found = []
     for data_id, rows in done.groupby("data_id", sort=False):
@@ -124,7 +124,7 @@ def _trials(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
 
 def _counts(values: "pd.Series[str]") -> dict[str, int]:
     """How often each value is there, '' left out, most first."""
-    return dict(Counter(value for value in map(str, values) if value).most_common())
+    return dict(Counter(value for value in map(str, values.dropna()) if value).most_common())
 
 
 def _cell(row: Mapping[Hashable, Any]) -> str:

@@ -10,7 +10,7 @@ from orchestrator.analysis.sources import SOURCES, VERSION, run_sources
 from orchestrator.errors import UserError
 from orchestrator.local_copy import LocalCopy
 from orchestrator.settings import setting_labels
-from orchestrator.spec.sweep import Sweep, Trial
+from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.tracking import Store, TrialRun
 from workers import layout
 
@@ -39,19 +39,22 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     of_trial: defaultdict[str, list[TrialRun]] = defaultdict(list)
     for run in runs:
         of_trial[run.trial_id].append(run)
-    trials = sweep.trials()
-    labels = setting_labels(trials) if settings is None else [settings[trial.trial_id] for trial in trials]
+    by_id = {trial.trial_id: trial for trial in sweep.trials()}  # an id is a hash, which takes its time
+    if settings is None:
+        settings = dict(zip(by_id, setting_labels(list(by_id.values())), strict=True))
+    wanted = sweep.evaluation.evaluation_id
     rows: list[dict[str, Any]] = []
     sources: list[dict[str, Any]] = []
-    for trial, label in zip(trials, labels, strict=True):
-        own = of_trial[trial.trial_id]
-        newest = own[-1] if own else None
-        found = _rows(sweep, trial, label, newest)
+    for trial_id, trial in by_id.items():
+        *older, newest = [None, *of_trial[trial_id]]
+        prefix = _prefix(wanted, newest)
+        labels = {"trial_id": trial_id, "setting": settings[trial_id]} | _labels(trial) | _states(newest, prefix)
+        found = _rows(sweep.evaluation, trial, labels, newest, prefix)
         rows += found
-        sources += [run_sources(trial.data, newest, own[:-1])] * len(found)
+        sources += [run_sources(trial.data, newest, filter(None, older))] * len(found)
     data_sets = sweep.data_sets()
     for run in (run for run in runs if run.is_external):
-        rows.append(_external_row(sweep, run))
+        rows.append(_external_row(run, _prefix(wanted, run)))
         sources.append(run_sources(data_sets[0] if len(data_sets) == 1 else None, run))
     table, came_from = pd.DataFrame(rows), pd.DataFrame(sources)
     table["epoch"] = table["epoch"].astype("Int64")
@@ -97,8 +100,8 @@ def read_table(
     copy = LocalCopy(sweep, store, fresh)
     runs = copy.trial_runs()
     if "kept" in sweep.evaluation.checkpoints:
-        keys = value_keys(sweep)
-        runs = [run if (at := _prefix(sweep, run)) is None else copy.with_curves(run, keys, at) for run in runs]
+        keys, wanted = value_keys(sweep), sweep.evaluation.evaluation_id
+        runs = [run if (at := _prefix(wanted, run)) is None else copy.with_curves(run, keys, at) for run in runs]
     copy.keep()
     return trial_table(sweep, runs, settings)
 
@@ -140,9 +143,10 @@ def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False, all
     return joined
 
 
-def _prefix(sweep: Sweep, run: TrialRun) -> str | None:
-    """What stands before the names of the values of `sweep.evaluation` in a run; None where it has none."""
-    wanted = sweep.evaluation.evaluation_id
+def _prefix(wanted: str, run: TrialRun | None) -> str | None:
+    """What stands before the names of the values of the evaluation `wanted` in a run; None where it has none."""
+    if run is None:
+        return None
     if run.evaluation_id == wanted:
         return ""
     measured = run.tags.get(layout.evaluated_tag(wanted)) == "finished"
@@ -166,12 +170,12 @@ def one_per_trial(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["checkpoint"] == layout.LAST].reset_index(drop=True)
 
 
-def _rows(sweep: Sweep, trial: Trial, setting: str, run: TrialRun | None) -> list[dict[str, Any]]:
-    """One row per network of a trial."""
-    prefix = _prefix(sweep, run) if run else None
-    labels = _labels(trial, setting, run, prefix)
+def _rows(
+    evaluation: Evaluation, trial: Trial, labels: dict[str, Any], run: TrialRun | None, prefix: str | None
+) -> list[dict[str, Any]]:
+    """One row per network of a trial, each with the labels."""
     rows = []
-    for name in layout.networks(trial, sweep.evaluation, ()):
+    for name in layout.networks(trial, evaluation, ()):
         values = _values(run, name, prefix) if run else {}
         at = trial.training.epochs if name == layout.LAST else values.pop("epoch", None)
         rows.append(labels | {"checkpoint": name, "epoch": at, "flags": _flags(run, name, prefix)} | values)
@@ -181,9 +185,8 @@ def _rows(sweep: Sweep, trial: Trial, setting: str, run: TrialRun | None) -> lis
     return rows
 
 
-def _external_row(sweep: Sweep, run: TrialRun) -> dict[str, Any]:
+def _external_row(run: TrialRun, prefix: str | None) -> dict[str, Any]:
     """The row of a network that was not trained here: it has one network only, and no epoch."""
-    prefix = _prefix(sweep, run)
     row = {
         "trial_id": run.trial_id,
         "method": run.tags.get("method", ""),
@@ -198,15 +201,13 @@ def _external_row(sweep: Sweep, run: TrialRun) -> dict[str, Any]:
     return row | _states(run, prefix) | _values(run, layout.LAST, prefix)
 
 
-def _labels(trial: Trial, setting: str, run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
+def _labels(trial: Trial) -> dict[str, Any]:
     return {
-        "trial_id": trial.trial_id,
         "method": trial.method.label(),
         "method_name": trial.method.name,
         "regularizer": trial.regularizer_label,
-        "setting": setting,
         "seed": trial.seed,
-    } | _states(run, prefix)
+    }
 
 
 def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:

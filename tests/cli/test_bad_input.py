@@ -284,10 +284,11 @@ def test_refused_with_something_on_record(
     assert phrase in refused(monkeypatch, capsys, *words.split())
 
 
-@pytest.mark.parametrize("command", ["plan", "submit", "rerun", "status", "export", "correlate", "ui"])
+@pytest.mark.parametrize("command", ["plan", "submit", "rerun", "status", "export", "correlate", "compare", "ui"])
 def test_every_command_knows_profiles(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "s.yaml").write_text(PROFILED)
-    message = refused(monkeypatch, capsys, command, "s.yaml", "--profile", "small")
+    words = [command, "s.yaml", *(["other.yaml"] if command == "compare" else [])]
+    message = refused(monkeypatch, capsys, *words, "--profile", "small")
     assert message.startswith("error: s.yaml:8: profiles.small.training.epochs: must be at least 1 (got 0)")

@@ -41,9 +41,15 @@ def test_help_imports_nothing_heavy(words: list[str], tmp_path: Path) -> None:
     assert not {"torch", "ray", "mlflow", "pandas", "numpy", "scipy", "matplotlib"} & modules
 
 
+def test_the_package_alone_imports_nothing_heavy() -> None:
+    code = "import sys, orchestrator; assert 'load_sweep' in orchestrator.__all__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert not {"torch", "ray", "mlflow", "pandas", "numpy", "pydantic", "matplotlib"} & set(done.stdout.split())
+
+
 def test_help_names_every_command(tmp_path: Path) -> None:
     said, _ = imported(tmp_path, "--help")
-    commands = "init schema plan submit rerun evaluate measure status export correlate report ui"
+    commands = "init schema plan submit rerun evaluate measure status export correlate compare report ui"
     for command in commands.split():
         assert f"\n  {command} " in said
 

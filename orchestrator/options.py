@@ -1,0 +1,41 @@
+"""Arguments and options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
+ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's profiles, whose changes apply.")]
+StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
+TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+EvaluationOption = Annotated[
+    str | None, typer.Option(help="Values of another evaluation, by its id or its first digits; see `evaluate`.")
+]
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Fetch every run anew, not only those that changed since the last look.")
+]
+AllowMixedOption = Annotated[
+    bool, typer.Option("--allow-mixed", help="Take trials together that were made with different data or releases.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Ray cluster, host:port; RAY_ADDRESS if not given, a local Ray if neither is.")
+]
+
+
+class TableFormat(StrEnum):
+    """What `export` writes."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+    JSON = "json"
+    LATEX = "latex"
+
+
+class Preset(StrEnum):
+    """Settings of measures."""
+
+    QUICK = "quick"
+    PAPER = "paper"
