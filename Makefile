@@ -43,6 +43,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/trial_overhead.py
+	$(BIN)/python benchmarks/table.py
 
 # --no-emit-index-url: the lock holds names, versions and hashes, but not where they were found.
 lock: $(STAMP)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from sweeping import BASE, Place, each_epoch_once, environment, wait_for
 
-from orchestrator.tracking import Store
+from orchestrator.local_copy import LocalCopy
+from orchestrator.tracking import Store, TrialRun
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -151,11 +152,36 @@ def test_all_of_it_is_on_the_server(disturbed: Disturbed) -> None:
     assert not (disturbed.place.folder / "runs" / "artifacts").exists()
 
 
+def read_through_a_copy(place: Place, store: Store, served: Store) -> None:
+    """Over HTTP as from the file: all runs, then only what has changed, and runs that are gone."""
+
+    def look() -> list[TrialRun]:
+        copy = LocalCopy(place.sweep, served)
+        runs = copy.trial_runs()
+        copy.keep()
+        return runs
+
+    assert look() == store.trial_runs("shown") != []
+    first, second = (run.run_id for run in store.trial_runs("shown"))
+    served.set_state(first, "failed", {"error": "boom"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served, "trial_runs", None)  # not asked for everything again
+        assert look() == store.trial_runs("shown")
+    assert [run.error for run in look()] == ["boom", ""]
+    assert served.holds_exactly("shown", [first, second]) and not served.holds_exactly("shown", [first])
+    served.client.delete_run(second)
+    assert not served.holds_exactly("shown", [first, second])
+    assert [run.run_id for run in look()] == [first]
+
+
 def test_ui_serves_the_store(tmp_path: Path) -> None:
     place = Place(tmp_path, "shown")
-    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "shown").mkdir(parents=True)
     store = Store(place.uri, "shown", tmp_path / "artifacts")
     store.prepare()
+    parent = store.open_parent(place.sweep, "", tmp_path)
+    for trial in place.trials().values():
+        store.create_trial_run(trial, place.sweep.evaluation, "shown", parent, tmp_path)
     port = free_port()
     with place.started("ui", "--port", str(port)) as process:
         try:
@@ -165,6 +191,7 @@ def test_ui_serves_the_store(tmp_path: Path) -> None:
             wait_for(lambda: answers(page) or process.poll() is not None, "the page", 200)
             with urllib.request.urlopen(page, timeout=20) as answer:
                 assert answer.status == 200 and b"<html" in answer.read().lower()
+            read_through_a_copy(place, store, Store(f"http://127.0.0.1:{port}", "shown", tmp_path / "artifacts"))
             os.killpg(process.pid, signal.SIGINT)  # as a terminal does
             assert process.wait(60) in {0, 130}
             wait_for(lambda: not answers(page), "the end of the server", 30)
