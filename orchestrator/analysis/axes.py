@@ -1,0 +1,75 @@
+"""The axes of a grid, read from the labels of its rows, and pairs of rows that differ along one of them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from orchestrator.analysis.bootstrap import Ints
+
+SETTING = re.compile(r"(?:^|, )([A-Za-z_][\w.]*)=")
+"""Where a setting's name stands in a label such as `lr=0.1, milestones=[60, 90]`."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that was varied."""
+
+    name: str
+    values: Ints
+    """Shape (n,), each row's value, numbered."""
+    labels: tuple[str, ...]
+    """Of the values."""
+
+
+def varied_axes(rows: pd.DataFrame) -> tuple[Axis, ...]:
+    """Method, regularizer and every setting, where the rows have more than one value of it.
+
+    A setting that a label does not name has its usual value there (`orchestrator.settings`), which is one more value.
+
+    Args:
+        rows: As `rows.usable_rows` gives them.
+    """
+    settings = [parsed_setting(label) for label in rows["setting"]]
+    names = dict.fromkeys(name for found in settings for name in found)
+    columns = {"method": rows["method"].tolist(), "regularizer": rows["regularizer"].tolist()}
+    columns |= {name: [found.get(name, "usual") for found in settings] for name in names}
+    found = []
+    for name, column in columns.items():
+        values, labels = pd.factorize(np.asarray(column, dtype=object))
+        if len(labels) > 1:
+            found.append(Axis(name, values.astype(np.int64), tuple(map(str, labels))))
+    return tuple(found)
+
+
+def parsed_setting(label: str) -> dict[str, str]:
+    """The settings that a label names; a label of another form is one setting, `setting`.
+
+    >>> parsed_setting("lr=0.1, milestones=[60, 90]")
+    {'lr': '0.1', 'milestones': '[60, 90]'}
+    """
+    found = list(SETTING.finditer(label))
+    if not found:
+        return {"setting": label} if label else {}
+    ends = [*(match.start() for match in found[1:]), len(label)]
+    return {match[1]: label[match.end() : end] for match, end in zip(found, ends, strict=True)}
+
+
+def others_equal(axes: Sequence[Axis], axis: Axis, held: Sequence[Ints], n: int) -> Ints:
+    """Numbers the groups of rows that are equal in all axes but one, and in everything `held`; shape (n,)."""
+    keys = [other.values for other in axes if other is not axis] + list(held)
+    if not keys:
+        return np.zeros(n, dtype=np.int64)
+    return pd.DataFrame(dict(enumerate(keys))).groupby(list(range(len(keys)))).ngroup().to_numpy().astype(np.int64)
+
+
+def pairs_within(groups: Ints) -> Iterator[tuple[Ints, Ints]]:
+    """Every pair of rows of one group, once, as places (i, j); in blocks of at most n pairs."""
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    for size in np.unique(sizes[sizes > 1]):
+        rows = order[starts[sizes == size][:, None] + np.arange(size)]
+        for lag in range(1, size):
+            yield rows[:, :-lag].ravel(), rows[:, lag:].ravel()

@@ -1,0 +1,93 @@
+"""Coefficients of all networks, and an interval from those of resamples."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from orchestrator.analysis.bootstrap import Floats, Ints, scaled
+from orchestrator.analysis.results import Coefficient
+
+ROUNDING = 1e-12
+"""Relative differences below this are taken for the rounding of float64."""
+MAX_UNITS = 250
+"""More cells than this are drawn in so many groups of whole cells."""
+ONE_SIGMA = float(stats.norm.cdf(-1))
+"""Of a normal distribution, and so of the resamples, what lies more than one standard deviation below the centre."""
+
+
+def point_estimates(x: Floats, y: Floats) -> tuple[float, float, float] | str:
+    """Pearson r, Spearman rho and Kendall tau-b of two finite arrays of shape (n,), or why there are none.
+
+    One of the three is NaN where floating point cannot tell it.
+    """
+    if len(x) < 3:
+        return f"{len(x)} usable {'network' if len(x) == 1 else 'networks'}, and at least 3 are needed"
+    for values, which in ((x, "the measure"), (y, "the target")):
+        if is_constant(values):
+            return f"{which} has one and the same value in all {len(x)} networks"
+    pearson = float(stats.pearsonr(scaled(x), scaled(y)).statistic)
+    return pearson, float(stats.spearmanr(x, y).statistic), float(stats.kendalltau(x, y).statistic)
+
+
+def drawn_units(cells: Ints, resamples: int, seed: int) -> tuple[Ints, Ints]:
+    """What is drawn with replacement, and how often: whole cells, or random groups of them where they are many.
+
+    Args:
+        cells: Shape (n,), each network's cell in 0..k-1.
+        resamples: b.
+        seed: The same seed gives the same draws for the same number of cells.
+
+    Returns:
+        Each network's unit in 0..u-1, shape (n,), and the counts, shape (b, u), with u = min(k, 250). Groups of whole
+        cells are as independent of one another as cells are, and 250 of them tell the standard error to 5 %.
+    """
+    generator = np.random.default_rng(seed)
+    k = int(cells.max(initial=-1)) + 1
+    if not k:
+        return cells, np.zeros((resamples, 0), dtype=np.int64)
+    if k > MAX_UNITS:
+        cells, k = (generator.permutation(k) % MAX_UNITS)[cells], MAX_UNITS
+    return cells, generator.multinomial(k, np.full(k, 1 / k), size=resamples).astype(np.int64)
+
+
+def with_interval(value: float, samples: Floats, level: float, units: int) -> Coefficient:
+    """A t interval on Fisher's z = artanh, whose standard error is that of the cluster bootstrap.
+
+    The half width is t(units - 1) * se * sqrt(units / (units - 1)): drawing k of k units makes the bootstrap's
+    variance too small by (k - 1) / k. se is half the width of the central 68 % of the resamples' z, and not their
+    standard deviation, which a few resamples of nearly one cell, with z near infinity, would decide.
+
+    Over 20 Gaussian cells of 3 seeds (2,000 tables each of four kinds) nominal 95 % intervals cover in 94.0-94.8 %
+    (Pearson), 95.6-96.0 % (Spearman), 95.4-96.4 % (Kendall); percentile intervals in 91.6-93.5, 94.0-95.2 and
+    94.0-95.6 %, BCa ones in 90.0-92.5, 89.9-94.2 and 92.3-94.7 %. The rest of what was tried: docs/statistics.md.
+
+    Args:
+        value: The coefficient of all networks, in [-1, 1].
+        samples: Those of resamples; NaN where there is none.
+        level: In (0, 1).
+        units: What was drawn, at least 2.
+    """
+    kept = samples[np.isfinite(samples)]
+    skipped = len(samples) - len(kept)
+    if not len(kept):
+        return Coefficient(value, skipped=skipped, reason="a variable was constant in every resample")
+    lower, upper = np.quantile(_z(kept), [ONE_SIGMA, 1 - ONE_SIGMA])
+    if upper - lower <= ROUNDING:
+        return Coefficient(value, value, value, skipped)
+    error = (upper - lower) / 2 * math.sqrt(units / (units - 1))
+    half = stats.t.ppf((1 + level) / 2, units - 1) * error
+    centre = _z(np.asarray(value))
+    return Coefficient(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)), skipped)
+
+
+def is_constant(values: Floats) -> bool:
+    """Whether all are equal up to the rounding of float64, where the ranks would be those of noise."""
+    low, high = values.min() / 2, values.max() / 2
+    return bool(high - low <= ROUNDING * max(abs(low), abs(high)))
+
+
+def _z(r: Floats) -> Floats:
+    """Fisher's z, finite also at -1 and 1."""
+    z: Floats = np.arctanh(np.clip(r, -1 + ROUNDING, 1 - ROUNDING))
+    return z

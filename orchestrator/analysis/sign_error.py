@@ -1,0 +1,230 @@
+"""The robust sign-error: in how many single comparisons does the measure point the wrong way, at worst?"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import special
+
+from orchestrator.analysis.axes import Axis, others_equal
+from orchestrator.analysis.bootstrap import Floats, Ints
+from orchestrator.analysis.results import SignError
+
+MIN_EFFECTIVE = 12.0
+"""Effective pairs of networks that an environment needs (Dziugaite20)."""
+MAX_PAIRS = 2_000_000
+"""More pairs of networks than this would take minutes and gigabytes."""
+TRUSTED = 0.5
+"""A pair whose order is real with a smaller probability has no weight."""
+ROUNDING = 1e-9
+SQRT2 = math.sqrt(2)
+
+
+@dataclass(frozen=True)
+class Environments:
+    """Pairs of settings that differ along one axis, and every pair of their networks."""
+
+    name: Callable[[int], str]
+    """Of an environment: `at -> trades | none`."""
+    number: int
+    environment: Ints
+    """Shape (p,), the number of each pair's environment."""
+    i: Ints
+    """Shape (p,), places of the rows of the first setting."""
+    j: Ints
+    too_small: int
+    """Environments whose networks are too few for `min_effective` whatever their weights."""
+    largest_too_small: int = 0
+    """The most pairs of networks that one of those has."""
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparisons:
+    """The pairs of networks whose targets differ beyond the noise, and what each counts."""
+
+    noise: Literal["hoeffding", "normal", "none"]
+    environment: Ints
+    """Shape (q,)."""
+    i: Ints
+    j: Ints
+    weights: Floats
+    """Shape (q,), in (0, 0.5] with noise, else 1."""
+    signs: Floats
+    """Shape (q,), which of the two targets is larger."""
+
+
+def environments(
+    rows: pd.DataFrame, axes: Sequence[Axis], held: Sequence[Ints], min_effective: float = MIN_EFFECTIVE
+) -> Environments:
+    """All environments of a table, as in the released code of Dziugaite20: seeds meet all seeds.
+
+    Args:
+        rows: As `rows.usable_rows` gives them.
+        axes: As `axes.varied_axes` gives them.
+        held: Shape (n,) each: what is the same in both settings but no axis, and not the seed.
+        min_effective: As `robust_sign_error` takes it; an effective number is never above the number of pairs.
+    """
+    described: list[tuple[Axis, int, int]] = []
+    blocks: list[tuple[Ints, Ints]] = []
+    total = too_small = largest = 0
+    for axis in axes:
+        for settings in _settings(others_equal(axes, axis, held, len(rows)), axis.values):
+            sizes = sorted(map(len, settings))
+            hopeful = [setting for setting in settings if len(setting) * sizes[-1] >= min_effective]
+            too_small += math.comb(len(settings), 2) - math.comb(len(hopeful), 2)
+            largest = max(largest, sizes[-2] * sizes[-1] if len(sizes) > 1 and len(hopeful) < 2 else 0)
+            for a, b in itertools.combinations(hopeful, 2):
+                if len(a) * len(b) < min_effective:
+                    too_small, largest = too_small + 1, max(largest, len(a) * len(b))
+                    continue
+                total += len(a) * len(b)
+                if total > MAX_PAIRS:
+                    reason = f"more than {MAX_PAIRS:,} pairs of networks: choose some rows, or a larger min_effective"
+                    nothing = np.zeros(0, dtype=np.int64)
+                    return Environments(lambda _: "", 0, nothing, nothing, nothing, too_small, largest, reason)
+                described.append((axis, int(a[0]), int(b[0])))
+                blocks.append((np.repeat(a, len(b)), np.tile(b, len(a))))
+    number = np.repeat(np.arange(len(blocks)), [len(i) for i, _ in blocks]).astype(np.int64)
+    blocks.append((np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)))
+    i, j = (np.concatenate([block[side] for block in blocks]) for side in (0, 1))
+
+    def name(index: int) -> str:
+        return _name(rows, axes, *described[index])
+
+    return Environments(name, len(described), number, i, j, too_small, largest)
+
+
+def _settings(group: Ints, value: Ints) -> list[list[Ints]]:
+    """For every group the places of the rows of each value in it."""
+    order = np.lexsort((value, group))
+    group, value = group[order], value[order]
+    edges = np.flatnonzero((np.diff(group) != 0) | (np.diff(value) != 0)) + 1
+    runs = np.split(order, edges)
+    found: dict[int, list[Ints]] = {}
+    for number, run in zip(group[np.concatenate([[0], edges])] if len(order) else [], runs, strict=False):
+        found.setdefault(int(number), []).append(run)
+    return list(found.values())
+
+
+def comparisons(y: Floats, found: Environments, examples: float | None, errors: Floats | None) -> Comparisons:
+    """Weighs pairs by max(0, h - 0.5), h the probability that two targets lie in the order in which they were measured.
+
+    Each of the two is as far from its expectation as half of their difference, |dg|/2, with a probability that is
+    bounded: for a fraction of n examples by Hoeffding, 2 exp(-2n (|dg|/2)^2), so that
+    h = max(0, 1 - 2 exp(-2n (|dg|/2)^2))^2 (Dziugaite20). A loss has no upper end and so no such bound: there the
+    probability is the normal distribution's, with the recorded standard errors [ours]. Without either every pair
+    counts 1, whatever its noise.
+
+    Args:
+        y: Shape (n,), the target; NaN where there is none.
+        found: The pairs.
+        examples: Behind each value of a target in [0, 1].
+        errors: Shape (n,), standard errors; NaN where there is none.
+    """
+    difference = y[found.i] - y[found.j]
+    half = np.abs(difference) / 2
+    noise: Literal["hoeffding", "normal", "none"] = "none"
+    weights = np.ones(len(half))
+    if examples:
+        noise = "hoeffding"
+        weights = np.maximum(0, 1 - 2 * np.exp(-2 * examples * half**2)) ** 2 - TRUSTED
+    elif errors is not None and (errors[np.isfinite(y)] > 0).all():
+        noise = "normal"
+        weights = special.erf(half / errors[found.i] / SQRT2) * special.erf(half / errors[found.j] / SQRT2) - TRUSTED
+    counts = np.isfinite(half) & (weights > 0)
+    of_pairs = (found.environment, found.i, found.j, weights, np.sign(difference))
+    return Comparisons(noise, *(values[counts] for values in of_pairs))
+
+
+def examples_behind(rows: pd.DataFrame, target: str) -> float | None:
+    """How many examples an error was counted on, from its standard error, sqrt(p (1 - p) / (n - 1)).
+
+    The noise of a gap is that of both sets: Hoeffding's bound for a difference of means has 1 / (1/n + 1/m) in place
+    of n.
+
+    Returns:
+        None where the target is no error, or its standard error is not recorded.
+    """
+    if target.endswith("_error_gap"):
+        both = [examples_behind(rows, target.removesuffix("gap") + part) for part in ("train", "test")]
+        return None if None in both else 1 / sum(1 / n for n in both if n)
+    if not target.endswith(("_error_train", "_error_test")) or not {target, f"{target}_se"} <= set(rows):
+        return None
+    p, error = rows[target].to_numpy(), rows[f"{target}_se"].to_numpy()
+    known = np.isfinite(p) & (p > 0) & (p < 1) & (error > 0)
+    return float(np.median(p[known] * (1 - p[known]) / error[known] ** 2)) + 1 if known.any() else None
+
+
+def robust_sign_error(
+    x: Floats, found: Environments, compared: Comparisons, min_effective: float = MIN_EFFECTIVE
+) -> SignError:
+    """Maximum and 90th percentile over environments of the weighted mean of (1 - sign(dx) sign(dy)) / 2.
+
+    An environment is a pair of settings that differ along one axis, each with all its seeds. A mean over all of them
+    hides where a measure fails; the maximum shows it. Kept are environments with (sum w)^2 / sum w^2 of at least
+    `min_effective`: with s seeds in each setting at most s^2, so that the default of 12 needs 4 seeds.
+
+    Args:
+        x: Shape (n,), the measure; NaN where there is none.
+        found: As `environments` gives them.
+        compared: As `comparisons` gives them, for the target.
+        min_effective: Effective pairs that an environment needs, above 0.
+
+    Source: Dziugaite et al. 2020 (arXiv 2010.11924).
+    """
+    if found.reason:
+        return SignError(None, noise=compared.noise, reason=found.reason)
+    difference = x[compared.i] - x[compared.j]
+    w = np.where(np.isfinite(difference), compared.weights, 0)
+    wrong = (1 - np.sign(np.nan_to_num(difference)) * compared.signs) / 2
+    total, squares, errors = (
+        np.bincount(compared.environment, values, found.number) for values in (w, w**2, w * wrong)
+    )
+    some = total > 0
+    effective, errors = (
+        np.divide(top, bottom, out=np.zeros(found.number), where=some)
+        for top, bottom in ((total**2, squares), (errors, total))
+    )
+    kept = some & (effective >= min_effective * (1 - ROUNDING))
+    dropped = found.too_small + int((~kept).sum())
+    if not kept.any():
+        return SignError(None, dropped=dropped, noise=compared.noise, reason=_why_none(found, min_effective))
+    worst = int(np.flatnonzero(kept)[np.argmax(errors[kept])])
+    return SignError(
+        maximum=float(errors[worst]),
+        percentile_90=float(np.quantile(errors[kept], 0.9)),
+        environments=int(kept.sum()),
+        dropped=dropped,
+        noise=compared.noise,
+        worst=found.name(worst),
+    )
+
+
+def _why_none(found: Environments, min_effective: float) -> str:
+    """Why no environment was kept."""
+    if not found.number and not found.too_small:
+        return "no two settings differ along one axis alone"
+    if not found.number:
+        return (
+            f"two settings have at most {found.largest_too_small} pairs of networks, "
+            f"and {min_effective:g} effective ones are needed: run more seeds"
+        )
+    return f"no two settings have {min_effective:g} effective pairs: the target differs too little for its noise"
+
+
+def _name(rows: pd.DataFrame, axes: Sequence[Axis], axis: Axis, first: int, second: int) -> str:
+    """What changes from one row's setting to the other's, and what does not."""
+
+    def said(one: Axis, row: int) -> str:
+        label = one.labels[one.values[row]]
+        return label if one.name in ("method", "regularizer") else f"{one.name}={label}"
+
+    others = [said(other, first) for other in axes if other is not axis]
+    checkpoint = str(rows["checkpoint"].iloc[first])
+    changed = f"{said(axis, first)} -> {said(axis, second)}"
+    return " | ".join([changed, *others, *([checkpoint] if checkpoint != "last" else [])])
