@@ -110,19 +110,19 @@ def draw(table: pd.DataFrame, measure: str, target: str) -> "Figure":
     rows = plotted(table, measure, target)
     # Labels of the whole table, so that a method keeps its colour from figure to figure.
     labels, _ = usable_rows(table, [])
-    methods = _numbered(labels["method"])
-    regularizers = _numbered(labels["regularizer"])
+    methods = numbered(labels["method"])
+    regularizers = numbered(labels["regularizer"])
 
     figure = Figure(figsize=AXES_INCHES, dpi=100)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
-    _points(axes, rows, measure, target, methods, regularizers)
+    points(axes, rows, measure, target, methods, regularizers)
     axes.set_xlabel(axis_label(measure))
     axes.set_ylabel(axis_label(target))
     axes.set_title(_title(rows, labels, measure, target), fontsize=10, loc="left")
     axes.grid(color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    _legends(figure, axes, methods, regularizers, with_best=bool((rows["checkpoint"] == "best").any()))
+    _legends(figure, axes, legend_handles(methods, regularizers, with_best=bool((rows["checkpoint"] == "best").any())))
     return figure
 
 
@@ -162,10 +162,26 @@ def markers(n: int) -> list[str]:
     return [MARKERS[i] if i < len(MARKERS) else f"${i + 1}$" for i in range(n)]
 
 
-def _points(
-    axes: "Axes", rows: pd.DataFrame, measure: str, target: str, methods: Sequence[str], regularizers: Sequence[str]
+def points(
+    axes: "Axes",
+    rows: pd.DataFrame,
+    measure: str,
+    target: str,
+    methods: Sequence[str],
+    regularizers: Sequence[str],
+    scale: float = 1.0,
 ) -> None:
-    """Lines within cells, error bars, and the points on top, which alone are drawn strong."""
+    """Lines within cells, error bars, and the points on top, which alone are drawn strong.
+
+    Args:
+        axes: Where.
+        rows: As `plotted` gives them.
+        measure: Column on the horizontal axis.
+        target: Column on the vertical axis.
+        methods: All that there are, in the order of their colours.
+        regularizers: Likewise, of their markers.
+        scale: Of the points' diameters.
+    """
     from matplotlib.collections import LineCollection
 
     by_method = dict(zip(methods, colours(len(methods)), strict=True))
@@ -196,7 +212,7 @@ def _points(
             axes.scatter(
                 group[measure],
                 group[target],
-                s=_size(marker) ** 2,
+                s=(scale * _size(marker)) ** 2,
                 marker=marker,
                 linewidths=0.5 if checkpoint == "last" else 1.2,
                 zorder=4,
@@ -205,32 +221,35 @@ def _points(
     axes.margins(0.07)
 
 
-def _legends(
-    figure: "Figure", axes: "Axes", methods: Sequence[str], regularizers: Sequence[str], with_best: bool
-) -> None:
-    """The legends right of the axes, one under the other; the axes grow to the height that they need."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+def legend_handles(
+    methods: Sequence[str], regularizers: Sequence[str], with_best: bool, scale: float = 1.0
+) -> dict[str, list["Line2D"]]:
+    """What legends show, by their titles: a colour per method, a marker per regularizer, and kinds of networks."""
     from matplotlib.lines import Line2D
 
     def handle(label: str, colour: Any, marker: str, hollow: bool = False) -> "Line2D":
         edge = "white" if marker in MARKERS and not hollow else colour
-        style: dict[str, Any] = {"markeredgecolor": edge, "markeredgewidth": 0.5, "markersize": _size(marker)}
+        style: dict[str, Any] = {"markeredgecolor": edge, "markeredgewidth": 0.5, "markersize": scale * _size(marker)}
         if hollow:
             style |= {"markerfacecolor": "none", "markeredgewidth": 1.2}
         return Line2D([], [], linestyle="none", color=colour, marker=marker, label=_wrapped(label), **style)
 
-    pairs = (
-        ("Method", [handle(name, colour, "o") for name, colour in zip(methods, colours(len(methods)), strict=True)]),
-        (
-            "Regularizer",
-            [handle(name, "0.35", mark) for name, mark in zip(regularizers, markers(len(regularizers)), strict=True)],
-        ),
-        (
-            "Network",
-            [handle("last epoch", "0.35", "o"), handle("early-stopped", "0.35", "o", hollow=True)] if with_best else [],
-        ),
-    )
-    legends = [_legend(axes, title, handles) for title, handles in pairs if handles]
+    found = {
+        "Method": [handle(name, colour, "o") for name, colour in zip(methods, colours(len(methods)), strict=True)],
+        "Regularizer": [
+            handle(name, "0.35", mark) for name, mark in zip(regularizers, markers(len(regularizers)), strict=True)
+        ],
+    }
+    if with_best:
+        found["Network"] = [handle("last epoch", "0.35", "o"), handle("early-stopped", "0.35", "o", hollow=True)]
+    return {title: handles for title, handles in found.items() if handles}
+
+
+def _legends(figure: "Figure", axes: "Axes", handles_by_title: dict[str, list["Line2D"]]) -> None:
+    """The legends right of the axes, one under the other; the axes grow to the height that they need."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    legends = [_legend(axes, title, handles) for title, handles in handles_by_title.items()]
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     heights = [legend.get_window_extent(renderer).height / figure.dpi for legend in legends]
     needed = sum(heights) + GAP_INCHES * (len(heights) - 1)
@@ -293,7 +312,7 @@ def _error(rows: pd.DataFrame, column: str) -> "np.ndarray[Any, np.dtype[np.floa
     return np.where(values >= 0, values, np.nan)
 
 
-def _numbered(labels: "pd.Series[Any]") -> list[str]:
+def numbered(labels: "pd.Series[Any]") -> list[str]:
     """The different labels, in order of appearance: the grid's order."""
     return [str(label) for label in labels.unique()]
 

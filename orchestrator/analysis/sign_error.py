@@ -137,8 +137,8 @@ def comparisons(y: Floats, found: Environments, examples: float | None, errors: 
         noise = "normal"
         weights = special.erf(half / errors[found.i] / SQRT2) * special.erf(half / errors[found.j] / SQRT2) - TRUSTED
     counts = np.isfinite(half) & (weights > 0)
-    of_pairs = (found.environment, found.i, found.j, weights, np.sign(difference))
-    return Comparisons(noise, *(values[counts] for values in of_pairs))
+    environment, i, j = (each[counts] for each in (found.environment, found.i, found.j))
+    return Comparisons(noise, environment, i, j, weights[counts], np.sign(difference[counts]))
 
 
 def examples_behind(rows: pd.DataFrame, target: str) -> float | None:
