@@ -10,6 +10,7 @@ import typer
 from orchestrator import __version__
 from orchestrator.commands import (
     INTERRUPTED,
+    chosen_format,
     existing_store,
     open_console,
     places,
@@ -30,6 +31,7 @@ from orchestrator.errors import UserError
 from orchestrator.options import (
     AddressOption,
     AllowMixedOption,
+    CorrelationFormat,
     EvaluationOption,
     FreshOption,
     JsonOption,
@@ -340,8 +342,23 @@ def export(
 @app.command()
 def correlate(
     sweep: SweepArgument = DEFAULT_FILE,
-    measure: Annotated[list[str] | None, typer.Option(help="Column; may be repeated. Default: all flatness.")] = None,
+    measure: Annotated[
+        list[str] | None, typer.Option(help="Column; may be repeated. Default: all that is measured, flatness first.")
+    ] = None,
     target: Annotated[list[str] | None, typer.Option(help="Column; may be repeated. Default: gaps and test.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="Only rows like this: \"method_name == 'at' and seed in [0, 1]\".")
+    ] = None,
+    by: Annotated[str | None, typer.Option(help="Also for each value of this column, such as method.")] = None,
+    min_effective: Annotated[
+        float, typer.Option(help="Effective pairs of networks that an environment of the sign-error needs.")
+    ] = 12.0,
+    output_format: Annotated[
+        CorrelationFormat, typer.Option("--format", help="How to print.")
+    ] = CorrelationFormat.TABLE,
+    figure: Annotated[
+        Path | None, typer.Option(help="Also this vector figure (.pdf, .svg, .eps), as wide as a column.")
+    ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")
     ] = None,
@@ -353,11 +370,14 @@ def correlate(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Correlate flatness with the robust generalisation gap, and draw it."""
+    """Correlate flatness and other measures with the robust generalisation gap, and draw it."""
+    from orchestrator.analysis.answer import Question
     from orchestrator.recorded import open_sweep
 
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
-    show_answer(file, measure, target, figures, evaluation, as_json, fresh=fresh, allow_mixed=allow_mixed)
+    question = Question(measure, target, where, by, min_effective)
+    chosen = chosen_format(output_format, as_json)
+    show_answer(file, question, figures, figure, evaluation, chosen, fresh=fresh, allow_mixed=allow_mixed)
 
 
 @app.command(name="report")

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from orchestrator.analysis.answer import Question
     from orchestrator.external import Measured
+    from orchestrator.options import CorrelationFormat
     from orchestrator.plan import Plan
     from orchestrator.recorded import Places
     from orchestrator.spec.loading import SweepFile
@@ -121,39 +123,53 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
     return 1 if failed else 0
 
 
+def chosen_format(output_format: "CorrelationFormat", as_json: bool) -> str:
+    """What `correlate` prints: `--json` is `--format json`."""
+    if as_json and output_format.value not in ("table", "json"):
+        raise UserError(f"--json and --format {output_format.value} are two formats; give one")
+    return "json" if as_json else output_format.value
+
+
 def show_answer(
     file: "SweepFile",
-    measures: list[str] | None = None,
-    targets: list[str] | None = None,
+    question: "Question | None" = None,
     figures: Path | None = None,
+    figure: Path | None = None,
     evaluation: str | None = None,
-    as_json: bool = False,
+    output_format: str = "table",
     *,
     fresh: bool = False,
     allow_mixed: bool = False,
 ) -> None:
-    """Correlates, writes table and figures, and prints all of it."""
-    from orchestrator.analysis.answer import answer
-    from orchestrator.analysis.render import render
+    """Correlates, writes table and figures, and prints all of it; beside CSV and the like, notes go to stderr."""
+    from orchestrator.analysis.answer import Question, answer
+    from orchestrator.analysis.formats import as_csv, as_latex, as_markdown
+    from orchestrator.analysis.render import render, render_groups
     from orchestrator.evaluations import analysis_folder, with_evaluation
     from orchestrator.tracking import tracking_uri
 
     sweep = with_evaluation(file.sweep, evaluation)
     name = analysis_folder(file.sweep, sweep.evaluation)
     store = existing_store(file)
-    found = answer(sweep, store, measures, targets, figures, name, fresh=fresh, allow_mixed=allow_mixed)
-    if as_json:
+    found = answer(
+        sweep, store, question or Question(), figures, name, figure=figure, fresh=fresh, allow_mixed=allow_mixed
+    )
+    if output_format == "json":
         print_json(found.as_dict())
+        return
+    lines = [*found.mixed, *found.notes, *(f"wrote  {path}" for path in found.files)]
+    if output_format != "table":
+        text = {"csv": as_csv, "latex": as_latex, "markdown": as_markdown}[output_format]
+        by = {f"{found.question.by} = {name}": result for name, result in found.groups.items()}
+        typer.echo(text({"": found.correlation} | by), nl=False)
+        for line in lines:
+            typer.echo(line, err=True)
         return
     out = open_console()
     out.print(render(found.correlation))
-    lines = [
-        *found.mixed,
-        *found.notes,
-        *(f"wrote  {path}" for path in found.files),
-        f"store  {tracking_uri(file.sweep)}",
-    ]
-    for line in lines:
+    if found.groups:
+        out.print(render_groups(found.question.by or "", found.groups))
+    for line in [*lines, f"store  {tracking_uri(file.sweep)}"]:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

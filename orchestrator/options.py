@@ -34,6 +34,16 @@ class TableFormat(StrEnum):
     LATEX = "latex"
 
 
+class CorrelationFormat(StrEnum):
+    """What `correlate` prints."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    LATEX = "latex"
+    MARKDOWN = "markdown"
+
+
 class Preset(StrEnum):
     """Settings of measures."""
 

@@ -2,22 +2,43 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.analysis.correlation import CorrelationResult, flatness_columns
+import pandas as pd
+
+from orchestrator.analysis.column_figure import column_figure
+from orchestrator.analysis.correlation import CorrelationResult, correlate_by, flatness_columns, measure_columns
 from orchestrator.analysis.correlation import correlate as correlate_table
 from orchestrator.analysis.figures import scatter
 from orchestrator.analysis.landscapes import landscapes
+from orchestrator.analysis.sign_error import MIN_EFFECTIVE
 from orchestrator.analysis.sources import mixtures, not_used, refuse_mixed, repeated
 from orchestrator.analysis.table import compared, read_table
+from orchestrator.analysis.where import where
 from orchestrator.errors import UserError
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
 
 FOLDER = "analysis"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is to be correlated."""
+
+    measures: list[str] | None = None
+    """Columns; everything measured that is no outcome if not given."""
+    targets: list[str] | None = None
+    """Columns; the gaps and the test values if not given."""
+    where: str | None = None
+    """A condition on rows (`analysis.where`); all if not given."""
+    by: str | None = None
+    """A column; each of its values is also correlated on its own."""
+    min_effective: float = MIN_EFFECTIVE
+    """Effective pairs that an environment of the sign-error needs."""
 
 
 @dataclass(frozen=True)
@@ -30,65 +51,98 @@ class Answer:
     """What is not in the correlation, cells that are missing, failed, or measured otherwise, and what is not drawn."""
     mixed: tuple[str, ...] = ()
     """What differs among the trials that are: data, code, device; and trials that have several runs."""
+    question: Question = Question()
+    groups: Mapping[str, CorrelationResult] = field(default_factory=dict)
+    """By the value of `question.by`."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        rest = {"files": [str(path) for path in self.files], "not_used": list(self.notes), "mixed": list(self.mixed)}
-        return self.correlation.as_dict() | rest
+        rest: dict[str, Any] = {"files": [str(path) for path in self.files], "not_used": list(self.notes)}
+        rest |= {"mixed": list(self.mixed), "where": self.question.where, "by": self.question.by}
+        groups = {name: result.as_dict() for name, result in self.groups.items()}
+        return self.correlation.as_dict() | {"groups": groups} | rest
 
 
 def answer(
     sweep: Sweep,
     store: Store,
-    measures: list[str] | None = None,
-    targets: list[str] | None = None,
+    question: Question = Question(),
     folder: Path | None = None,
     name: str = FOLDER,
+    figure: Path | None = None,
     fresh: bool = False,
     allow_mixed: bool = False,
 ) -> Answer:
     """Correlates over the last and best networks of finished trials; writes and logs table and figures.
 
+    What a condition leaves of the rows is no answer of the sweep: with `question.where` files are written where
+    `folder` and `figure` say, and nothing is logged.
+
     Args:
         sweep: the sweep.
         store: where it is recorded.
-        measures: columns; all flatness values if not given.
-        targets: columns; the gaps and the test values if not given.
+        question: what is to be correlated.
         folder: of table and figures; `name` in the sweep's folder if not given.
         name: of the folder of artifacts.
+        figure: a file for a vector figure of the first measure and target, at column width.
         fresh: fetch every run anew, instead of those that changed since the last look.
         allow_mixed: also take together what is not comparable (`sources.mixtures`).
 
     Raises:
-        UserError: no trial has finished, a column is unknown, or trials are not comparable.
+        UserError: no trial has finished, a column is unknown, a condition cannot be read, or trials are not comparable.
     """
-    table = read_table(sweep, store, fresh)
-    usable = compared(table)
-    if usable.empty:
-        raise UserError(f"no trial of '{sweep.name}' has finished yet; `flatsweep status` shows where they are")
+    table, usable = _rows(sweep, read_table(sweep, store, fresh), question.where)
     mixed = mixtures(usable)
     if not allow_mixed:
         refuse_mixed(mixed)
-    correlation = correlate_table(usable, measures, targets)
-    with _writing(folder or Path(sweep.storage) / sweep.name / name) as place:
+    asked = (question.measures, question.targets)
+    correlation = correlate_table(usable, *asked, min_effective=question.min_effective)
+    groups: Mapping[str, CorrelationResult] = {}
+    if question.by is not None:
+        groups = correlate_by(usable, question.by, *asked, min_effective=question.min_effective)
+    differing = (*(mixture.sentence() for mixture in mixed), *repeated(table))
+    found = Answer(correlation, (), tuple(not_used(table)), differing, question, groups)
+    if folder is not None or question.where is None:
+        found = _written(found, sweep, table, usable, folder or Path(sweep.storage) / sweep.name / name)
+        if question.where is None:
+            _log(store, sweep, list(found.files), name)
+    if figure is not None:
+        column_figure(usable, correlation.pairs[0].measure, correlation.pairs[0].target, figure)
+        found = replace(found, files=(*found.files, figure))
+    return found
+
+
+def _rows(sweep: Sweep, table: pd.DataFrame, condition: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """All rows that meet the condition, and those of them that are compared."""
+    usable = compared(table)
+    if usable.empty:
+        raise UserError(f"no trial of '{sweep.name}' has finished yet; `flatsweep status` shows where they are")
+    if condition is None:
+        return table, usable
+    table, usable = where(table, condition), where(usable, condition)
+    if usable.empty:
+        raise UserError(f"--where {condition}: no network of a finished trial is like that")
+    return table, usable
+
+
+def _written(found: Answer, sweep: Sweep, table: pd.DataFrame, usable: pd.DataFrame, folder: Path) -> Answer:
+    """Writes the table, the numbers, and a figure of each measure asked for, or each flatness, with the first target."""
+    measures, target = found.correlation.measures, found.correlation.targets[0]
+    shown = [measure for measure in measures if found.question.measures or measure in flatness_columns(usable)]
+    with _writing(folder) as place:
         files = [place / "table.csv", place / "correlation.json"]
         table.to_csv(files[0], index=False)
-        files[1].write_text(json.dumps(correlation.as_dict(), indent=2))
-        first_target = correlation.pairs[0].target
-        for pair in correlation.pairs:
-            if pair.target == first_target:
-                files += scatter(usable, pair.measure, pair.target, place / f"{pair.target}-vs-{pair.measure}")
+        files[1].write_text(json.dumps(found.as_dict(), indent=2))
+        for measure in shown or measures[:1]:
+            files += scatter(usable, measure, target, place / f"{target}-vs-{measure}")
         drawn = landscapes(sweep, table, place)
-        files += drawn.files
-    _log(store, sweep, files, name)
-    differing = [*(mixture.sentence() for mixture in mixed), *repeated(table)]
-    return Answer(correlation, tuple(files), (*not_used(table), *drawn.notes), tuple(differing))
+    return replace(found, files=(*files, *drawn.files), notes=(*found.notes, *drawn.notes))
 
 
 def publish(sweep: Sweep, store: Store) -> None:
-    """Puts table and landscapes, and correlation and its figures where there is flatness, on the sweep's own run."""
+    """Puts table and landscapes, and correlation and its figures where there is a measure, on the sweep's own run."""
     table = read_table(sweep, store)
-    if flatness_columns(compared(table)):
+    if measure_columns(compared(table)):
         answer(sweep, store, allow_mixed=True)  # a sweep's end is no place to refuse
         return
     with _writing(Path(sweep.storage) / sweep.name / FOLDER) as place:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WIDTH = 3.25
 """Inches: a column of a two-column page."""
 AXES_HEIGHT = 2.0
-LEFT, RIGHT, TOP, BELOW = 0.52, 0.08, 0.08, 0.45
+LEFT, RIGHT, TOP, BELOW = 0.52, 0.08, 0.08, 0.4
 """Inches around the axes, for labels and numbers."""
 GAP = 0.06
 LETTERS = 7.0

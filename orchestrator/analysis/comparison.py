@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.bootstrap import Floats, Ints
-from orchestrator.analysis.correlation import CELL, FEW_CELLS, count
+from orchestrator.analysis.correlation import CELL, count
+from orchestrator.analysis.notes import FEW_CELLS
 from orchestrator.errors import UserError, suggest
 from orchestrator.spec.base import canonical, flatten
 from orchestrator.spec.sweep import Trial
@@ -98,8 +99,8 @@ def compare(
 ) -> Comparison:
     """Pairs the finished networks of two tables by `KEY` and looks at the differences B minus A.
 
-    The interval is the percentile bootstrap over cells, each with all its pairs, as in `correlation.correlate`: seeds
-    of a cell are no independent evidence. Last networks are compared with last ones, best with best, apart.
+    The interval is the percentile bootstrap over cells, each with all its pairs: seeds of a cell are no independent
+    evidence. Last networks are compared with last ones, best with best, apart.
 
     Args:
         a, b: as `table.read_table` gives them, unfinished trials included.

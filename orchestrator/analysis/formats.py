@@ -6,17 +6,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from orchestrator.analysis.results import Coefficient, CorrelationResult, Pair
+from orchestrator.report.latex import escape
 
 COEFFICIENTS = ("pearson", "spearman", "kendall", "partial_pearson", "partial_spearman")
-LATEX = {
-    "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-}  # fmt: skip
 HEADINGS = ("n (cells)", "Pearson r", "Spearman rho", "Kendall tau-b", "p (Holm)")
 LATEX_HEADINGS = ("$n$ (cells)", "Pearson $r$", r"Spearman $\rho$", r"Kendall $\tau_b$", "$p$ (Holm)")
 
 Groups = Mapping[str, CorrelationResult]
 """Results by name; the name of the whole is ''."""
+
+
+def shown_p(p: float | None) -> str:
+    """A p-value with two digits that count; `-` where there is none."""
+    if p is None:
+        return "-"
+    return "<0.0001" if p < 0.0001 else f"{p:.2g}"
 
 
 def flat_rows(groups: Groups) -> list[dict[str, Any]]:
@@ -50,16 +54,11 @@ def as_latex(groups: Groups) -> str:
     r"""A booktabs table (`\usepackage{booktabs}`) with a block of rows per group and target."""
     lines = [r"\begin{tabular}{lrllll}", r"\toprule", _latex_row(("Measure", *LATEX_HEADINGS))]
     for title, pairs in _tables(groups):
-        lines += [r"\midrule", rf"\multicolumn{{6}}{{l}}{{\emph{{{escaped(title)}}}}} \\"]
-        lines += [_latex_row((escaped(pair.measure), *_cells(pair, _latex_number))) for pair in pairs]
+        lines += [r"\midrule", rf"\multicolumn{{6}}{{l}}{{\emph{{{escape(title)}}}}} \\"]
+        lines += [_latex_row((escape(pair.measure), *_cells(pair, _latex_number, _latex_p))) for pair in pairs]
     lines += [r"\bottomrule", r"\end{tabular}"]
     lines += [f"% {_legend(result)}" for result in list(groups.values())[:1]]
     return "\n".join(lines) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Text for LaTeX."""
-    return "".join(LATEX.get(letter, letter) for letter in text)
 
 
 def _flat(group: str, pair: Pair) -> dict[str, Any]:
@@ -89,7 +88,7 @@ def _tables(groups: Groups) -> Iterator[tuple[str, Sequence[Pair]]]:
             yield title, [pair for pair in result.pairs if pair.target == target]
 
 
-def _cells(pair: Pair, number: Callable[[float], str]) -> tuple[str, ...]:
+def _cells(pair: Pair, number: Callable[[float], str], p: Callable[[float | None], str] = shown_p) -> tuple[str, ...]:
     """What stands right of the measure."""
     shown = []
     for item in (pair.pearson, pair.spearman, pair.kendall):
@@ -99,22 +98,19 @@ def _cells(pair: Pair, number: Callable[[float], str]) -> tuple[str, ...]:
             shown.append(number(item.value))
         else:
             shown.append(f"{number(item.value)} [{number(item.low)}, {number(item.high)}]")
-    return f"{pair.networks} ({pair.cells})", *shown, shown_p(pair.p.holm)
-
-
-def shown_p(p: float | None) -> str:
-    """A p-value with two digits that count; `-` where there is none."""
-    if p is None:
-        return "-"
-    return "<0.0001" if p < 0.0001 else f"{p:.2g}"
+    return f"{pair.networks} ({pair.cells})", *shown, p(pair.p.holm)
 
 
 def _latex_number(value: float) -> str:
     return f"${value:.2f}$"
 
 
+def _latex_p(p: float | None) -> str:
+    return shown_p(p).replace("<", "$<$")
+
+
 def _latex_row(cells: Sequence[str]) -> str:
-    return " & ".join(cell.replace("<0", "$<$0") for cell in cells) + r" \\"
+    return " & ".join(cells) + r" \\"
 
 
 def _legend(result: CorrelationResult) -> str:
