@@ -102,13 +102,13 @@ def answer(
         groups = correlate_by(usable, question.by, *asked, min_effective=question.min_effective)
     differing = (*(mixture.sentence() for mixture in mixed), *repeated(table))
     found = Answer(correlation, (), tuple(not_used(table)), differing, question, groups)
+    if figure is not None:
+        column_figure(usable, correlation.pairs[0].measure, correlation.pairs[0].target, figure)
+        found = replace(found, files=(figure,))
     if folder is not None or question.where is None:
         found = _written(found, sweep, table, usable, folder or Path(sweep.storage) / sweep.name / name)
         if question.where is None:
-            _log(store, sweep, list(found.files), name)
-    if figure is not None:
-        column_figure(usable, correlation.pairs[0].measure, correlation.pairs[0].target, figure)
-        found = replace(found, files=(*found.files, figure))
+            _log(store, sweep, [path for path in found.files if path != figure], name)
     return found
 
 
@@ -126,7 +126,7 @@ def _rows(sweep: Sweep, table: pd.DataFrame, condition: str | None) -> tuple[pd.
 
 
 def _written(found: Answer, sweep: Sweep, table: pd.DataFrame, usable: pd.DataFrame, folder: Path) -> Answer:
-    """Writes the table, the numbers, and a figure of each measure asked for, or each flatness, with the first target."""
+    """Writes table, numbers, landscapes, and a figure of each measure asked for, or each flatness, with one target."""
     measures, target = found.correlation.measures, found.correlation.targets[0]
     shown = [measure for measure in measures if found.question.measures or measure in flatness_columns(usable)]
     with _writing(folder) as place:
@@ -136,7 +136,7 @@ def _written(found: Answer, sweep: Sweep, table: pd.DataFrame, usable: pd.DataFr
         for measure in shown or measures[:1]:
             files += scatter(usable, measure, target, place / f"{target}-vs-{measure}")
         drawn = landscapes(sweep, table, place)
-    return replace(found, files=(*files, *drawn.files), notes=(*found.notes, *drawn.notes))
+    return replace(found, files=(*files, *drawn.files, *found.files), notes=(*found.notes, *drawn.notes))
 
 
 def publish(sweep: Sweep, store: Store) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.bootstrap import Ints
+from orchestrator.analysis.bootstrap import Floats, Ints
 
 SETTING = re.compile(r"(?:^|, )([A-Za-z_][\w.]*)=")
 """Where a setting's name stands in a label such as `lr=0.1, milestones=[60, 90]`."""
@@ -73,3 +73,9 @@ def pairs_within(groups: Ints) -> Iterator[tuple[Ints, Ints]]:
         rows = order[starts[sizes == size][:, None] + np.arange(size)]
         for lag in range(1, size):
             yield rows[:, :-lag].ravel(), rows[:, lag:].ravel()
+
+
+def order(a: Floats, b: Floats) -> Floats:
+    """1 where a > b, -1 where a < b, 0 where they are tied or one is NaN; a difference could overflow."""
+    found: Floats = (a > b).astype(np.float64) - (a < b)
+    return found

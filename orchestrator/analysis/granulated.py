@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from orchestrator.analysis.axes import Axis, others_equal, pairs_within
+from orchestrator.analysis.axes import Axis, order, others_equal, pairs_within
 from orchestrator.analysis.bootstrap import Floats, Ints
 from orchestrator.analysis.results import AxisTau, Granulated
 
@@ -75,7 +75,7 @@ def _along(x: Floats, y: Floats, used: "np.ndarray[tuple[int], np.dtype[np.bool_
         both = used[i] & used[j]
         i, j = i[both], j[both]
         group = along.group[i]
-        sign_x, sign_y = np.sign(x[i] - x[j]), np.sign(y[i] - y[j])
+        sign_x, sign_y = order(x[i], x[j]), order(y[i], y[j])
         for total, values in (
             (concordance, sign_x * sign_y),
             (untied_x, np.abs(sign_x)),

@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from orchestrator.analysis.axes import Axis, others_equal
+from orchestrator.analysis.axes import Axis, order, others_equal
 from orchestrator.analysis.bootstrap import Floats, Ints
 from orchestrator.analysis.results import SignError
+from orchestrator.analysis.rows import count
 
 MIN_EFFECTIVE = 12.0
 """Effective pairs of networks that an environment needs (Dziugaite20)."""
@@ -126,8 +127,7 @@ def comparisons(y: Floats, found: Environments, examples: float | None, errors: 
         examples: Behind each value of a target in [0, 1].
         errors: Shape (n,), standard errors; NaN where there is none.
     """
-    difference = y[found.i] - y[found.j]
-    half = np.abs(difference) / 2
+    half = np.abs(y[found.i] / 2 - y[found.j] / 2)
     noise: Literal["hoeffding", "normal", "none"] = "none"
     weights = np.ones(len(half))
     if examples:
@@ -138,7 +138,7 @@ def comparisons(y: Floats, found: Environments, examples: float | None, errors: 
         weights = special.erf(half / errors[found.i] / SQRT2) * special.erf(half / errors[found.j] / SQRT2) - TRUSTED
     counts = np.isfinite(half) & (weights > 0)
     environment, i, j = (each[counts] for each in (found.environment, found.i, found.j))
-    return Comparisons(noise, environment, i, j, weights[counts], np.sign(difference[counts]))
+    return Comparisons(noise, environment, i, j, weights[counts], order(y[i], y[j]))
 
 
 def examples_behind(rows: pd.DataFrame, target: str) -> float | None:
@@ -179,9 +179,9 @@ def robust_sign_error(
     """
     if found.reason:
         return SignError(None, noise=compared.noise, reason=found.reason)
-    difference = x[compared.i] - x[compared.j]
-    w = np.where(np.isfinite(difference), compared.weights, 0)
-    wrong = (1 - np.sign(np.nan_to_num(difference)) * compared.signs) / 2
+    one, other = x[compared.i], x[compared.j]
+    w = np.where(np.isfinite(one) & np.isfinite(other), compared.weights, 0)
+    wrong = (1 - order(one, other) * compared.signs) / 2
     total, squares, errors = (
         np.bincount(compared.environment, values, found.number) for values in (w, w**2, w * wrong)
     )
@@ -211,7 +211,7 @@ def _why_none(found: Environments, min_effective: float) -> str:
         return "no two settings differ along one axis alone"
     if not found.number:
         return (
-            f"two settings have at most {found.largest_too_small} pairs of networks, "
+            f"two settings have at most {count(found.largest_too_small, 'pair')} of networks, "
             f"and {min_effective:g} effective ones are needed: run more seeds"
         )
     return f"no two settings have {min_effective:g} effective pairs: the target differs too little for its noise"

@@ -18,8 +18,8 @@ def cell_permutation_test(x: Floats, y: Floats, cells: Ints) -> PValue:
     """The p-value of Kendall's tau of the cell means, two-sided, over all ways to pair them.
 
     Why this one: cells are what is drawn and what is independent, so cells are what may be exchanged when measure and
-    target have nothing to do with one another. A test over networks would take seeds for evidence: with three equal
-    seeds a cell it calls 15 to 27 % of pure noise significant at 5 % (tests). A test over cell means keeps its level
+    target have nothing to do with one another. A test over networks would take seeds for evidence: with three nearly
+    equal seeds a cell it calls a quarter of pure noise significant at 5 % (tests). A test over cell means keeps its level
     with any number of cells, also where intervals are too narrow, and has no smallest value that resampling sets. The
     distribution over all orders is exact where there are no ties and at most 33 cells, or ties and at most 7 cells;
     else it is scipy's normal approximation of it. It tests independence, not a correlation of exactly 0.

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from orchestrator.analysis.bootstrap import resampled_coefficients
 from orchestrator.analysis.correlation import CorrelationResult, correlate, usable_rows
 from orchestrator.analysis.render import render
 from orchestrator.errors import UserError
@@ -64,32 +63,6 @@ def shown(result: CorrelationResult, width=200) -> str:
 
 
 class TestCoefficients:
-    @settings(max_examples=150, deadline=None)
-    @given(st.data())
-    def test_each_resample_agrees_with_scipy_on_real_copies(self, data):
-        n = data.draw(st.integers(3, 12))
-        values = st.lists(st.integers(-3, 3), min_size=n, max_size=n)
-        x, y = (np.array(data.draw(values), dtype=float) for _ in range(2))
-        cells = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
-        counts = np.array(data.draw(st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1)))
-        got = resampled_coefficients(x, y, cells, counts)
-        assert got.shape == (3, len(counts))
-        for column, count in zip(got.T, counts, strict=True):
-            copies = np.repeat(np.arange(n), count[cells])
-            if len(copies) < 2 or np.ptp(x[copies]) == 0 or np.ptp(y[copies]) == 0:
-                assert np.isnan(column).all()
-                continue
-            expected = [f(x[copies], y[copies]).statistic for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau)]
-            np.testing.assert_allclose(column, expected, atol=1e-9)
-
-    def test_blocks_of_resamples_and_rows_change_nothing(self, monkeypatch):
-        generator = np.random.default_rng(0)
-        x, y = generator.normal(size=(2, 30))
-        cells, counts = np.arange(30) // 3, generator.multinomial(10, np.full(10, 0.1), size=50)
-        whole = resampled_coefficients(x, y, cells, counts)
-        monkeypatch.setattr("orchestrator.analysis.bootstrap.VALUES_AT_ONCE", 100)
-        np.testing.assert_allclose(resampled_coefficients(x, y, cells, counts), whole, rtol=1e-12)
-
     def test_point_estimates_by_brute_force(self):
         x, y = np.array([1.0, 2, 2, 4, 5]), np.array([1.0, 3, 2, 2, 7])
         sign = [
@@ -130,16 +103,21 @@ class TestInterval:
         for once, many in zip(coefficients(only_pair(table)), coefficients(only_pair(often)), strict=True):
             assert (many.low, many.high) == pytest.approx((once.low, once.high))
 
-    def test_it_is_that_of_real_resamples_of_whole_cells(self):
+    def test_it_is_a_t_interval_from_real_resamples_of_whole_cells(self):
         table = clustered(np.random.default_rng(2), 5, 3)
         pair = only_pair(table, resamples=300, seed=7)
         counts = np.random.default_rng(7).multinomial(5, np.full(5, 1 / 5), size=300)
         groups = [group for _, group in table.groupby("method")]
-        taus = []
+        found = []
         for count in counts:
             sample = pd.concat([group for group, often in zip(groups, count, strict=True) for _ in range(often)])
-            taus.append(stats.kendalltau(sample[MEASURE], sample[TARGET]).statistic)
-        assert (pair.kendall.low, pair.kendall.high) == pytest.approx(tuple(np.quantile(taus, [0.025, 0.975])))
+            x, y = sample[MEASURE], sample[TARGET]
+            found.append([f(x, y).statistic for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau)])
+        for item, samples in zip(coefficients(pair), np.array(found).T, strict=True):
+            low, high = np.quantile(np.arctanh(samples), [0.15865525, 0.84134475])  # one sigma on each side
+            half = stats.t(4).ppf(0.975) * (high - low) / 2 * math.sqrt(5 / 4)
+            expected = [math.tanh(math.atanh(item.value) + sign * half) for sign in (-1, 1)]
+            assert [item.low, item.high] == pytest.approx(expected, abs=1e-6)
 
     def test_regularizer_and_setting_are_part_of_the_cell(self):
         table = clustered(np.random.default_rng(0), 3, 4)
@@ -150,7 +128,7 @@ class TestInterval:
         assert only_pair(table, resamples=10).cells == 12
 
     def test_coverage_on_clustered_data(self):
-        """200 tables of 12 cells x 3 seeds: nominal 95 % covers in 85-99 %. Rows as units cover in 63-73 %."""
+        """200 tables of 12 cells x 3 seeds: nominal 95 % covers in 90-99 %. Rows as units cover in 63-73 %."""
         generator = np.random.default_rng(0)
         rho = 0.5
         truth = rho, 6 / math.pi * math.asin(rho / 2), 2 / math.pi * math.asin(rho)
@@ -158,13 +136,13 @@ class TestInterval:
         for _ in range(200):
             pair = only_pair(clustered(generator, 12, 3, rho=rho / 0.95, shared=0.95), resamples=400)
             covered += [c.low <= value <= c.high for c, value in zip(coefficients(pair), truth, strict=True)]
-        assert (covered / 200 > 0.85).all(), covered / 200
+        assert (covered / 200 > 0.90).all(), covered / 200
         assert (covered / 200 < 0.99).all(), covered / 200
 
     def test_same_seed_same_result(self):
         table = clustered(np.random.default_rng(0), 6, 2)
         assert correlate(table, seed=3) == correlate(table, seed=3)
-        assert only_pair(table, seed=3).kendall != only_pair(table, seed=4).kendall
+        assert only_pair(table, seed=3).pearson != only_pair(table, seed=4).pearson
 
     def test_order_of_rows_does_not_matter(self):
         table = clustered(np.random.default_rng(0), 6, 3)
