@@ -357,7 +357,7 @@ def correlate(
         CorrelationFormat, typer.Option("--format", help="How to print.")
     ] = CorrelationFormat.TABLE,
     figure: Annotated[
-        Path | None, typer.Option(help="Also this vector figure (.pdf, .svg, .eps), as wide as a column.")
+        Path | None, typer.Option(help="Also this vector figure, .pdf or .svg, as wide as a column.")
     ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")

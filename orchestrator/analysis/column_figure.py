@@ -4,7 +4,7 @@ matplotlib is imported inside the functions, and used without pyplot: no global 
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -23,8 +23,9 @@ LEFT, RIGHT, TOP, BELOW = 0.52, 0.08, 0.08, 0.4
 GAP = 0.06
 LETTERS = 7.0
 """Points: what is read in a paper without effort, and no larger than its captions."""
+LINE = 0.6
 SCALE = 0.7
-SUFFIXES = (".pdf", ".svg", ".eps")
+SUFFIXES = (".pdf", ".svg")
 
 
 def column_figure(table: pd.DataFrame, measure: str, target: str, path: Path) -> None:
@@ -34,23 +35,22 @@ def column_figure(table: pd.DataFrame, measure: str, target: str, path: Path) ->
         table: As `correlation.correlate` takes it.
         measure: Column on the horizontal axis; with a column `<measure>_se`, error bars of one standard error.
         target: Column on the vertical axis; likewise.
-        path: A name that ends in .pdf, .svg or .eps. Missing folders are made.
+        path: A name that ends in .pdf or .svg. Missing folders are made.
 
     Raises:
         UserError: A column is not there or holds no numbers, the file is no vector graphic or cannot be written.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--figure {path}: a vector figure ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        raise UserError(f"--figure {path}: a vector figure ends in {' or '.join(SUFFIXES)}")
     import matplotlib as mpl
 
     # TrueType fonts, which publishers ask for; fixed ids and no date: the same table gives the same file.
-    fonts: Any = {"pdf.fonttype": 42, "ps.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "flatsweep"}
-    with mpl.rc_context(fonts | {"font.size": LETTERS, "axes.linewidth": 0.6}):
-        figure = draw_column(table, measure, target)
-        dates: dict[str, Any] = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}, ".eps": {}}
+    figure = draw_column(table, measure, target)
+    date = "CreationDate" if path.suffix.lower() == ".pdf" else "Date"
+    with mpl.rc_context({"pdf.fonttype": 42, "svg.fonttype": "path", "svg.hashsalt": "flatsweep"}):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(path, metadata=dates[path.suffix.lower()])
+            figure.savefig(path, metadata={date: None})
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
@@ -66,10 +66,11 @@ def draw_column(table: pd.DataFrame, measure: str, target: str) -> "Figure":
     figure = Figure(figsize=(WIDTH, TOP + AXES_HEIGHT + BELOW), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     points(axes, rows, measure, target, methods, regularizers, scale=SCALE)
-    axes.set_xlabel(axis_label(measure), labelpad=2)
-    axes.set_ylabel(axis_label(target), labelpad=2)
-    axes.tick_params(width=0.6, length=2.5)
-    axes.grid(color="0.92", linewidth=0.5)
+    axes.set_xlabel(axis_label(measure), labelpad=2, fontsize=LETTERS)
+    axes.set_ylabel(axis_label(target), labelpad=2, fontsize=LETTERS)
+    axes.tick_params(width=LINE, length=2.5, labelsize=LETTERS)
+    axes.grid(color="0.92", linewidth=LINE)
+    axes.spines[:].set_linewidth(LINE)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 

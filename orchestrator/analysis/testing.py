@@ -19,10 +19,11 @@ def cell_permutation_test(x: Floats, y: Floats, cells: Ints) -> PValue:
 
     Why this one: cells are what is drawn and what is independent, so cells are what may be exchanged when measure and
     target have nothing to do with one another. A test over networks would take seeds for evidence: with three nearly
-    equal seeds a cell it calls a quarter of pure noise significant at 5 % (tests). A test over cell means keeps its level
-    with any number of cells, also where intervals are too narrow, and has no smallest value that resampling sets. The
-    distribution over all orders is exact where there are no ties and at most 33 cells, or ties and at most 7 cells;
-    else it is scipy's normal approximation of it. It tests independence, not a correlation of exactly 0.
+    equal seeds a cell it calls a quarter of pure noise significant at 5 % (tests). A test over cell means keeps its
+    level with any number of cells, also where intervals are only roughly right, and has no smallest value that
+    resampling sets. The distribution over all orders is exact where there are no ties and at most 33 cells, or ties and
+    at most 7 cells; else it is scipy's normal approximation of it. Cells with unequal numbers of networks can be
+    exchanged only roughly. It tests independence, not a correlation of exactly 0.
 
     Args:
         x: Shape (n,), finite.

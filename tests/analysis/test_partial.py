@@ -60,7 +60,9 @@ def test_interval_is_that_of_real_resamples():
     order = sorted(table["method"].unique())
     z = []
     for count in counts:
-        rows = np.concatenate([np.repeat(table.index[table["method"] == name], n) for name, n in zip(order, count)])
+        rows = np.concatenate(
+            [np.repeat(table.index[table["method"] == name], n) for name, n in zip(order, count, strict=True)]
+        )
         x, y, train = table.loc[rows, [MEASURE, TARGET, TRAIN]].to_numpy().T
         z.append(np.arctanh(stats.pearsonr(residuals(x, train), residuals(y, train)).statistic))
     low, high = np.quantile(z, stats.norm.cdf([-1, 1]))

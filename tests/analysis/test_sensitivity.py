@@ -21,7 +21,9 @@ def test_all_variants_of_a_method_are_left_out_together():
     assert [one.networks for one in got.without] == [12, 18, 18]
     for one in got.without:
         kept = table[table["method_name"] != one.method]
-        expected = [f(kept[MEASURE], kept[TARGET]).statistic for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau)]
+        expected = [
+            f(kept[MEASURE], kept[TARGET]).statistic for f in (stats.pearsonr, stats.spearmanr, stats.kendalltau)
+        ]
         assert [one.pearson, one.spearman, one.kendall] == pytest.approx(expected)
     taus = [one.kendall for one in got.without]
     assert (got.low, got.high) == (min(taus), max(taus))

@@ -30,7 +30,7 @@ def normal(difference, *errors):
 def brute_force(table, target, weight, min_effective):
     """Every pair of settings that differ in one thing; every pair of their networks."""
     found = {}
-    settings = {key: group for key, group in table.groupby(list(AXES))}
+    settings = dict(list(table.groupby(list(AXES))))
     for (first, a), (second, b) in itertools.combinations(settings.items(), 2):
         differing = [axis for axis, one, other in zip(AXES, first, second, strict=True) if one != other]
         if len(differing) != 1 or differing == ["checkpoint"]:
@@ -49,9 +49,7 @@ def brute_force(table, target, weight, min_effective):
 
 
 def table_of(seeds=4, n=400, **columns):
-    table = grid(
-        ["at", "trades(beta=1)", "mart"], ["none", "awp"], ["", "lr=0.2"], seeds, ("last", "best"), **columns
-    )
+    table = grid(["at", "trades(beta=1)", "mart"], ["none", "awp"], ["", "lr=0.2"], seeds, ("last", "best"), **columns)
     generator = np.random.default_rng(5)
     table[ERROR] = generator.integers(100, 250, size=len(table)) / n
     table[f"{ERROR}_se"] = np.sqrt(table[ERROR] * (1 - table[ERROR]) / (n - 1))
@@ -151,9 +149,7 @@ def test_settings_that_differ_in_two_things_are_no_environment():
     table = grid(["at"], ["none"], seeds=4)
     other = grid(["mart"], ["awp"], seeds=4)
     other["trial_id"] = "u" + other["trial_id"]
-    got = found_in(
-        table.merge(other, how="outer").assign(**{ERROR: np.linspace(0, 1, 8)}), ERROR, 12
-    )
+    got = found_in(table.merge(other, how="outer").assign(**{ERROR: np.linspace(0, 1, 8)}), ERROR, 12)
     assert got.reason == "no two settings differ along one axis alone"
 
 

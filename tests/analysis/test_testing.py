@@ -36,7 +36,9 @@ def test_many_cells_have_the_normal_approximation():
     x, y = np.random.default_rng(0).normal(size=(2, 300))
     cells = np.arange(300) // 2
     means = [np.bincount(cells, values) / 2 for values in (x, y)]
-    assert cell_permutation_test(x, y, cells).value == pytest.approx(stats.kendalltau(*means, method="asymptotic").pvalue)
+    assert cell_permutation_test(x, y, cells).value == pytest.approx(
+        stats.kendalltau(*means, method="asymptotic").pvalue
+    )
 
 
 @pytest.mark.parametrize("cells", [4, 9])
