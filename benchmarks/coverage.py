@@ -35,6 +35,7 @@ Ends = tuple[Floats, Floats]
 
 
 def main() -> None:
+    """Prints a table of all designs and kinds of interval."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", type=int, default=1000)
     parser.add_argument("--resamples", type=int, default=1000)
@@ -73,7 +74,8 @@ def measure(
             low, high = interval(value, jackknife, samples)
             covered[kind] += (low <= truth) & (truth <= high)
             width[kind] += high - low
-    return ({kind: total / tables for kind, total in each.items()} for each in (covered, width))  # type: ignore
+    shares, widths = ({kind: total / tables for kind, total in each.items()} for each in (covered, width))
+    return shares, widths
 
 
 def used(value: Floats, jackknife: Floats, samples: Floats) -> Ends:
@@ -83,7 +85,7 @@ def used(value: Floats, jackknife: Floats, samples: Floats) -> Ends:
     return low, high
 
 
-def percentile(value: Floats, jackknife: Floats, samples: Floats) -> Ends:
+def percentile(_value: Floats, _jackknife: Floats, samples: Floats) -> Ends:
     """Quantiles of the resamples."""
     low, high = np.nanquantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=1)
     return low, high
@@ -102,7 +104,7 @@ def bias_corrected_accelerated(value: Floats, jackknife: Floats, samples: Floats
     return ends[0], ends[1]
 
 
-def leave_one_cell_out(value: Floats, jackknife: Floats, samples: Floats) -> Ends:
+def leave_one_cell_out(value: Floats, jackknife: Floats, _samples: Floats) -> Ends:
     """t interval on Fisher's z with the jackknife's standard error."""
     k = jackknife.shape[1]
     z, left_out = (np.arctanh(np.clip(values, -1 + 1e-12, 1 - 1e-12)) for values in (value, jackknife))

@@ -164,7 +164,8 @@ def test_rows_without_a_value_are_a_group():
 def test_measures_are_what_was_measured_and_is_no_outcome():
     names = [
         "robust_loss_gap_se", "robust_loss_train", "clean_error_test", "autoattack_error_test",
-        "worst_flatness_xi0.003", "average_flatness_xi0.5_se", "average_flatness_xi0.5_error_train", "hessian_trace", "hessian_trace_se", "wci",
+        "worst_flatness_xi0.003", "average_flatness_xi0.5_se", "average_flatness_xi0.5_error_train",
+        "hessian_trace", "hessian_trace_se", "wci",
         "margin_p10_clean_train", "cost_train_seconds", "train_loss", "validation_robust_error", "attempt",
     ]  # fmt: skip
     made = table(**{name: np.arange(24.0) for name in names}, epoch=30, flags="", error=np.nan, run_id="r")
