@@ -31,16 +31,22 @@ from orchestrator.errors import UserError
 from orchestrator.options import (
     AddressOption,
     AllowMixedOption,
+    ByOption,
     CorrelationFormat,
+    CorrelationFormatOption,
     EvaluationOption,
+    FigureOption,
+    FiguresOption,
     FreshOption,
     JsonOption,
+    MinEffectiveOption,
     Preset,
     ProfileOption,
     StorageOption,
     SweepArgument,
     TableFormat,
     TrackingOption,
+    WhereOption,
 )
 from workers.failures import ErrorClass
 
@@ -346,22 +352,12 @@ def correlate(
         list[str] | None, typer.Option(help="Column; may be repeated. Default: all that is measured, flatness first.")
     ] = None,
     target: Annotated[list[str] | None, typer.Option(help="Column; may be repeated. Default: gaps and test.")] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Only rows like this: \"method_name == 'at' and seed in [0, 1]\".")
-    ] = None,
-    by: Annotated[str | None, typer.Option(help="Also for each value of this column, such as method.")] = None,
-    min_effective: Annotated[
-        float, typer.Option(help="Effective pairs of networks that an environment of the sign-error needs.")
-    ] = 12.0,
-    output_format: Annotated[
-        CorrelationFormat, typer.Option("--format", help="How to print.")
-    ] = CorrelationFormat.TABLE,
-    figure: Annotated[
-        Path | None, typer.Option(help="Also this vector figure, .pdf or .svg, as wide as a column.")
-    ] = None,
-    figures: Annotated[
-        Path | None, typer.Option(help="Folder of the figures; by default in the sweep's folder.")
-    ] = None,
+    where: WhereOption = None,
+    by: ByOption = None,
+    min_effective: MinEffectiveOption = 12.0,
+    output_format: CorrelationFormatOption = CorrelationFormat.TABLE,
+    figure: FigureOption = None,
+    figures: FiguresOption = None,
     evaluation: EvaluationOption = None,
     allow_mixed: AllowMixedOption = False,
     fresh: FreshOption = False,

@@ -44,6 +44,23 @@ class CorrelationFormat(StrEnum):
     MARKDOWN = "markdown"
 
 
+WhereOption = Annotated[
+    str | None, typer.Option(help="Only rows like this: \"method_name == 'at' and seed in [0, 1]\".")
+]
+ByOption = Annotated[str | None, typer.Option(help="Also for each value of this column, such as method.")]
+MinEffectiveOption = Annotated[
+    float, typer.Option(help="Effective pairs of networks that an environment of the sign-error needs.")
+]
+CorrelationFormatOption = Annotated[CorrelationFormat, typer.Option("--format", help="How to print.")]
+FigureOption = Annotated[
+    Path | None,
+    typer.Option(help="Also this vector figure, .pdf or .svg, as wide as a column, of the first measure and target."),
+]
+FiguresOption = Annotated[
+    Path | None, typer.Option(help="Folder of table and figures; by default the sweep's, with --where none.")
+]
+
+
 class Preset(StrEnum):
     """Settings of measures."""
 

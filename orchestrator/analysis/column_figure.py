@@ -14,6 +14,8 @@ from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
 
 WIDTH = 3.25
 """Inches: a column of a two-column page."""
@@ -75,31 +77,9 @@ def draw_column(table: pd.DataFrame, measure: str, target: str) -> "Figure":
     axes.spines[["top", "right"]].set_visible(False)
 
     with_best = bool((rows["checkpoint"] == "best").any())
-    legends = []
-    for title, handles in legend_handles(methods, regularizers, with_best, scale=SCALE).items():
-        if len(handles) < 2:
-            continue  # says nothing
-        names = [str(item.get_label()) for item in handles]
-        columns = 3 if max(map(len, names)) < 16 else 2
-        legend = figure.legend(
-            handles,
-            names,
-            title=title,
-            loc="upper left",
-            borderaxespad=0,
-            borderpad=0,
-            frameon=False,
-            alignment="left",
-            fontsize=LETTERS - 1,
-            title_fontproperties={"size": LETTERS - 1, "weight": "bold"},
-            handletextpad=0.1,
-            columnspacing=0.8,
-            labelspacing=0.3,
-            ncols=min(columns, len(names)),
-        )
-        for text in legend.get_texts():
-            text.set_parse_math(False)
-        legends.append(legend)
+    by_title = legend_handles(methods, regularizers, with_best, scale=SCALE)
+    # a legend of one entry says nothing
+    legends = [_legend(figure, title, handles) for title, handles in by_title.items() if len(handles) > 1]
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     heights = [legend.get_window_extent(renderer).height / figure.dpi + GAP for legend in legends]
     height = TOP + AXES_HEIGHT + BELOW + sum(heights)
@@ -110,3 +90,27 @@ def draw_column(table: pd.DataFrame, measure: str, target: str) -> "Figure":
         legend.set_bbox_to_anchor((0.03, top / height), transform=figure.transFigure)
         top -= own
     return figure
+
+
+def _legend(figure: "Figure", title: str, handles: list["Line2D"]) -> "Legend":
+    """A legend without a frame, in as many columns as fit."""
+    names = [str(item.get_label()) for item in handles]
+    legend = figure.legend(
+        handles,
+        names,
+        title=title,
+        loc="upper left",
+        borderaxespad=0,
+        borderpad=0,
+        frameon=False,
+        alignment="left",
+        fontsize=LETTERS - 1,
+        title_fontproperties={"size": LETTERS - 1, "weight": "bold"},
+        handletextpad=0.1,
+        columnspacing=0.8,
+        labelspacing=0.3,
+        ncols=min(3 if max(map(len, names)) < 16 else 2, len(names)),
+    )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    return legend

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
+from orchestrator.analysis.coefficients import CONTROL
 from orchestrator.analysis.estimates import ROUNDING
 from orchestrator.analysis.results import Coefficient, Pair
 from orchestrator.analysis.rows import GROUP, count, flatness_columns, who
@@ -29,6 +30,9 @@ def notes_on(rows: pd.DataFrame, pairs: Sequence[Pair]) -> Iterator[str]:
         )
     yield from _few_cells(pairs)
     yield from _absent(pairs)
+    partial = [pair for pair in pairs if pair.partial_pearson.value is not None]
+    if partial and (without := int(rows[CONTROL].isna().sum())):
+        yield f"{count(without, 'network')} without {CONTROL}: coefficients given it do not use them."
     for pair in pairs:
         for name, key in COEFFICIENTS.items():
             item: Coefficient = getattr(pair, key)

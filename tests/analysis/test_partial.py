@@ -90,8 +90,10 @@ def test_without_a_value(table, columns, reason):
 def test_networks_without_a_training_loss_are_left_out_of_it_alone():
     table = confounded()
     table.loc[:9, TRAIN] = np.nan
-    pair = correlate(table, [MEASURE], [TARGET], resamples=50).pairs[0]
+    found = correlate(table, [MEASURE], [TARGET], resamples=50)
+    pair = found.pairs[0]
     assert pair.networks == 60
+    assert f"10 networks without {TRAIN}: coefficients given it do not use them." in found.notes
     x, y, z = table.loc[10:, [MEASURE, TARGET, TRAIN]].to_numpy().T
     assert pair.partial_pearson.value == pytest.approx(stats.pearsonr(residuals(x, z), residuals(y, z)).statistic)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mlflow.entities import Metric
 
 from orchestrator import cli
 from orchestrator.spec.loading import load_sweep_file
@@ -40,8 +41,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run = store.create_trial_run(trial, sweep.evaluation, "x", parent, top)
         gap = generator.uniform()
         values = {key: generator.uniform() for key in keys} | {ROBUST: gap, FLATNESS: gap + 0.1 * generator.uniform()}
-        for key, value in values.items():
-            store.client.log_metric(run, key, value, step=20)
+        store.client.log_batch(run, [Metric(key, value, 0, 20) for key, value in values.items()])
         store.set_state(run, "finished", {"evaluation_id": sweep.evaluation.evaluation_id})
     store.close_parent(parent, "finished")
     return top
