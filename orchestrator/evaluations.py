@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from orchestrator.errors import UserError, suggest
 from orchestrator.plan import Action, Plan, make_plan, missing_measures
+from orchestrator.spec.base import place_of
 from orchestrator.spec.measures import MEASURES, Measure
 from orchestrator.spec.sweep import Evaluation, Sweep
 from orchestrator.tracking import Store, TrialRun
@@ -18,6 +19,8 @@ from workers.storage import Folder
 
 FOLDER = "evaluations"
 """In the sweep's folder: one file for each evaluation besides the sweep's own."""
+ANALYSIS = "analysis"
+"""In the sweep's folder and among its artifacts: table, correlation, figures and report of its own evaluation."""
 SHOWN_DIGITS = 8
 """Of an evaluation's id, where people read it."""
 
@@ -87,7 +90,7 @@ def _told(error: ValidationError, data: list[dict[str, Any]]) -> list[str]:
     """Each mistake with the measure that it is in."""
     lines = []
     for found in error.errors():
-        place = [str(part) for part in (*found["loc"], *found.get("ctx", {}).get("place", ()))]
+        place = [str(part) for part in place_of(found)]
         if place[:1] == ["measures"] and len(place) > 1:
             place = [data[int(place[1])]["name"], *place[2:]]
         lines.append(f"{'.'.join(place)}: {found['msg']} (given: {found['input']!r:.80})")
@@ -158,7 +161,7 @@ def recorded(sweep: Sweep) -> dict[str, Evaluation]:
 def analysis_folder(sweep: Sweep, evaluation: Evaluation) -> str:
     """Where its table and figures go, in the sweep's folder and among the artifacts."""
     own = evaluation.evaluation_id == sweep.evaluation.evaluation_id
-    return "analysis" if own else f"analysis-{evaluation.evaluation_id[:SHOWN_DIGITS]}"
+    return ANALYSIS if own else f"{ANALYSIS}-{evaluation.evaluation_id[:SHOWN_DIGITS]}"
 
 
 def with_evaluation(sweep: Sweep, prefix: str | None) -> Sweep:

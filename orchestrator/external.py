@@ -12,6 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import UserError
 from orchestrator.evaluations import Changes, applied
+from orchestrator.spec.base import place_of
 from orchestrator.spec.data import DATA, Data
 from orchestrator.spec.document import NotYamlError, read_document
 from orchestrator.spec.external import External
@@ -254,7 +255,7 @@ def _valid(option: str, read: Callable[[], Read]) -> Read:
     except ValidationError as error:
         lines = []
         for found in error.errors():
-            place = ".".join(str(part) for part in (*found["loc"], *found.get("ctx", {}).get("place", ())))
+            place = ".".join(str(part) for part in place_of(found))
             lines.append(f"{option}: {place + ': ' if place else ''}{found['msg']} (given: {found['input']!r:.80})")
         raise UserError("\n".join(lines)) from error
     except PydanticCustomError as error:

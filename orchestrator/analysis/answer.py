@@ -19,10 +19,9 @@ from orchestrator.analysis.sources import mixtures, not_used, refuse_mixed, repe
 from orchestrator.analysis.table import compared, read_table
 from orchestrator.analysis.where import where
 from orchestrator.errors import UserError
+from orchestrator.evaluations import ANALYSIS
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
-
-FOLDER = "analysis"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def answer(
     store: Store,
     question: Question = Question(),
     folder: Path | None = None,
-    name: str = FOLDER,
+    name: str = ANALYSIS,
     figure: Path | None = None,
     fresh: bool = False,
     allow_mixed: bool = False,
@@ -145,10 +144,10 @@ def publish(sweep: Sweep, store: Store) -> None:
     if measure_columns(compared(table)):
         answer(sweep, store, allow_mixed=True)  # a sweep's end is no place to refuse
         return
-    with _writing(Path(sweep.storage) / sweep.name / FOLDER) as place:
+    with _writing(Path(sweep.storage) / sweep.name / ANALYSIS) as place:
         table.to_csv(place / "table.csv", index=False)
         files = [place / "table.csv", *landscapes(sweep, table, place).files]
-    _log(store, sweep, files, FOLDER)
+    _log(store, sweep, files, ANALYSIS)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic_core import PydanticCustomError, core_schema
+from pydantic_core import ErrorDetails, PydanticCustomError, core_schema
 
 from orchestrator.errors import suggest
 from orchestrator.spec import plugins
@@ -59,6 +59,11 @@ Integer = Annotated[int, BeforeValidator(_not_bool, json_schema_input_type=int)]
 def problem(message: str, *place: str | int) -> PydanticCustomError:
     """What a model's validator raises about one `place` inside the model, so that it can be shown at its own line."""
     return PydanticCustomError("problem", "{message}", {"message": message, "place": place})
+
+
+def place_of(error: ErrorDetails) -> tuple[str | int, ...]:
+    """Where a mistake is: pydantic's own location, and the place inside that `problem` was told."""
+    return (*error["loc"], *error.get("ctx", {}).get("place", ()))
 
 
 def location(default: Any = ..., **kwargs: Any) -> Any:

@@ -9,7 +9,7 @@ from pydantic_core import ErrorDetails
 
 from orchestrator.errors import suggest
 from orchestrator.spec.axes import TooManyCells, expand_sweep
-from orchestrator.spec.base import Spec, Vocabulary
+from orchestrator.spec.base import Spec, Vocabulary, place_of
 from orchestrator.spec.document import Document, Problem
 from orchestrator.spec.merging import Origins, Path, source
 from orchestrator.spec.sweep import Sweep
@@ -62,7 +62,7 @@ def show(value: Any) -> str:
 
 
 def _problem(error: ErrorDetails, expanded: Any, origins: Origins, document: Document) -> Problem:
-    loc = (*error["loc"], *error.get("ctx", {}).get("place", ()))
+    loc = place_of(error)
     place = source(loc, origins)
     owner = _owner(expanded, loc)
     message = _message(error, loc, owner)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from orchestrator.spec.base import place_of
 from orchestrator.spec.methods import AdversarialWeightPerturbation, layers
 from orchestrator.spec.regularizers import Activation, Cutout
 
@@ -65,8 +66,7 @@ def _early_stopping(trial: "Trial") -> Iterator[tuple[Place, str]]:
         stopping.attack.resolve(trial.training.attack)
     except ValidationError as error:
         for found in error.errors():
-            place = found.get("ctx", {}).get("place", found["loc"])
-            yield ("training", "early_stopping", "attack", *place), found["msg"]
+            yield ("training", "early_stopping", "attack", *place_of(found)), found["msg"]
 
 
 def _unlabeled(trial: "Trial") -> Iterator[tuple[Place, str]]:

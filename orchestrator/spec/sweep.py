@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from orchestrator.errors import suggest
 from orchestrator.spec import curvature_measures, impossible, landscape_measures, network_measures  # noqa: F401
 from orchestrator.spec.axes import TooManyCells, expand_sweep
-from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, problem
+from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, place_of, problem
 from orchestrator.spec.data import DATA, Data, Digits
 from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
 from orchestrator.spec.merging import Path as Place
@@ -319,8 +319,8 @@ class Sweep(Spec):
                     attack.resolve(training.attack)
                 except ValidationError as error:
                     for found in error.errors():
-                        place = found.get("ctx", {}).get("place", found["loc"])
-                        raise problem(found["msg"], "evaluation", "measures", index, "attack", *place) from error
+                        place = ("evaluation", "measures", index, "attack", *place_of(found))
+                        raise problem(found["msg"], *place) from error
         return self
 
     def _cells(self, grid: Grid) -> Iterator[Trial]:
