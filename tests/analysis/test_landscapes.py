@@ -346,7 +346,7 @@ def test_figures_lie_in_the_analysis_folder_and_on_the_sweeps_run(tmp_path, ask,
     names = {"landscape", *(f"landscape_2d-{trial.trial_id}" for trial in sweep.trials() if trial.trial_id != gone)}
     assert {f"{name}.{kind}" for name in names for kind in ("png", "svg", "csv")} <= logged
     assert "table.csv" in logged and ("correlation.json" in logged) == with_flatness
-    assert all(path.parent == tmp_path / "x" / answer_module.FOLDER and path.exists() for _, path, _ in store.logged)
+    assert all(path.parent == tmp_path / "x" / answer_module.ANALYSIS and path.exists() for _, path, _ in store.logged)
     if ask is answer:
         assert sum(gone in note and "not in the sweep's storage" in note for note in found.notes) == 2
 
