@@ -40,7 +40,7 @@ def load_sweep(
     Raises:
         UserError: no such sweep, evaluation or profile, nothing is recorded, or the store cannot be reached.
     """
-    from orchestrator.commands import places, recorded_table
+    from orchestrator.cli.commands import places, recorded_table
 
     where = places(Path(storage) if storage is not None else None, tracking_uri, profile)
     return recorded_table(str(sweep), where, evaluation, fresh)[1]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from orchestrator.analysis.answer import Question
+    from orchestrator.cli.options import CorrelationFormat
     from orchestrator.external import Measured
-    from orchestrator.options import CorrelationFormat
     from orchestrator.plan import Plan
     from orchestrator.recorded import Places
     from orchestrator.spec.loading import SweepFile

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+DEFAULT_FILE = "experiments.yaml"
 SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
 ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's profiles, whose changes apply.")]
 StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]

@@ -1,0 +1,45 @@
+"""The application: the groups of commands under one name, and what a user's mistake becomes.
+
+Start-up is lazy: whatever is heavy is imported inside the command that needs it.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from orchestrator import __version__
+from orchestrator.cli import answers, sweeps
+from orchestrator.cli.commands import INTERRUPTED
+from orchestrator.errors import UserError
+
+app = typer.Typer(
+    name="flatsweep",
+    help="Grids of adversarial-training trials on Ray; flatness of the robust loss; everything in MLflow.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one message on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+for module in (sweeps, answers):
+    app.add_typer(module.group)

@@ -1,0 +1,223 @@
+"""Commands that make, run and watch a sweep. Each parses, calls one function and prints."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.commands import (
+    INTERRUPTED,
+    existing_store,
+    open_console,
+    places,
+    plan_json,
+    planned,
+    print_json,
+    recorded_table,
+    records,
+    report,
+    report_evaluation,
+    show_answer,
+    show_cost,
+)
+from orchestrator.cli.options import (
+    DEFAULT_FILE,
+    AddressOption,
+    EvaluationOption,
+    FreshOption,
+    JsonOption,
+    ProfileOption,
+    StorageOption,
+    SweepArgument,
+    TrackingOption,
+)
+from orchestrator.errors import UserError
+from workers.failures import ErrorClass
+
+group = typer.Typer()
+
+STATUS_COLUMNS = (
+    *("trial_id", "checkpoint", "epoch", "method", "regularizer", "setting", "seed", "state", "attempt"),
+    *("error_class", "error", "train_loss", "robust_loss_gap"),
+)
+
+
+@group.command()
+def init(
+    path: Annotated[
+        Path | None, typer.Argument(help=f"File to write; {DEFAULT_FILE}, or RECIPE.yaml, if not given.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A paper's sweep instead: stutz21, wu20, li22, wci24 or overfitting.")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="Overwrite a file that is there.")] = False,
+) -> None:
+    """Write a commented sweep file to start from."""
+    from orchestrator.spec.starter import recipe_text, starter_text
+
+    text = recipe_text(recipe) if recipe else starter_text()
+    path = path or Path(f"{recipe}.yaml" if recipe else DEFAULT_FILE)
+    if path.exists() and not force:
+        raise UserError(f"{path} exists already; --force overwrites it")
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    small = " (--profile small for a form that takes minutes)" if recipe else ""
+    typer.echo(f"wrote {path}; next: flatsweep plan {path}{small}")
+
+
+@group.command()
+def schema() -> None:
+    """Print the JSON schema of the sweep file, for editors."""
+    from orchestrator.spec.schema import sweep_schema
+
+    typer.echo(json.dumps(sweep_schema(), indent=2))
+
+
+@group.command()
+def plan(
+    sweep: SweepArgument = DEFAULT_FILE,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every trial with its reason, not only the first 40.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a submit would run, resume or skip, and why. Starts and writes nothing."""
+    from orchestrator.cost import costs
+    from orchestrator.plan import estimate
+    from orchestrator.show import cost_table, plan_sentence, plan_table, reasons
+
+    _, made, runs = planned(sweep, places(storage, tracking_uri, profile))
+    expected = estimate(made, runs)
+    if as_json:
+        print_json(plan_json(made) | {"trial_hours": expected.trial_hours if expected else None})
+        return
+    out = open_console()
+    out.print(plan_table(made))
+    listed = [entry for entry in (*made.teachers, *made.entries) if every or entry.action.value != "done"]
+    if listed:
+        out.print(reasons(made, listed, len(listed) if every else 40))
+    out.print(plan_sentence(made, expected), highlight=False)
+    if measuring := costs(made, runs):
+        out.print(cost_table(measuring))
+
+
+@group.command()
+def submit(
+    sweep: SweepArgument = DEFAULT_FILE,
+    address: AddressOption = None,
+    then_correlate: Annotated[
+        bool, typer.Option("--correlate", help="Afterwards print what `correlate` prints.")
+    ] = False,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run whatever of the grid is not done yet. Submitting again runs nothing twice."""
+    from orchestrator.recorded import open_sweep
+    from orchestrator.submit import submit as run
+
+    if then_correlate and as_json:
+        raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
+    code = report(file, run(file, open_console(err=as_json), address=address), as_json)
+    if then_correlate and code != INTERRUPTED:
+        show_answer(file)
+    raise typer.Exit(code)
+
+
+@group.command()
+def rerun(
+    sweep: SweepArgument = DEFAULT_FILE,
+    trial: Annotated[
+        list[str] | None, typer.Option(help="Id of a trial, or its first digits; may be repeated.")
+    ] = None,
+    error_class: Annotated[ErrorClass | None, typer.Option(help="Only trials that failed in this way.")] = None,
+    from_scratch: Annotated[bool, typer.Option(help="Put checkpoints and results aside and begin again.")] = False,
+    address: AddressOption = None,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run failed trials again, from their last good checkpoint."""
+    from orchestrator.recorded import open_sweep
+    from orchestrator.submit import rerun_failed
+    from orchestrator.submit import submit as run
+
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
+    prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
+    done = run(file, open_console(err=as_json), address=address, prepare=prepare)
+    raise typer.Exit(report(file, done, as_json))
+
+
+@group.command()
+def evaluate(
+    sweep: SweepArgument = DEFAULT_FILE,
+    measures: Annotated[
+        str | None, typer.Option(help="Measures by name, with commas, or a YAML list; those of the sweep if not given.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, such as draws=20 or robustness.attack.steps=50.")
+    ] = None,
+    checkpoints: Annotated[str | None, typer.Option(help="Networks: last, best, kept, with commas.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of random starts and directions.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    address: AddressOption = None,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure trained trials again with other settings, beside what is recorded. Trains nothing."""
+    from orchestrator.evaluations import Changes, changed, measuring_plan, only_measuring
+    from orchestrator.recorded import open_sweep
+    from orchestrator.submit import submit as run
+
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
+    evaluation = changed(file.sweep, Changes(measures, tuple(settings or ()), checkpoints, seed))
+    store = existing_store(file)
+    if dry_run:
+        runs = store.trial_runs(file.sweep.name)
+        show_cost(measuring_plan(file.sweep, evaluation, runs), runs, as_json)
+        return
+    done = run(file, open_console(err=as_json), address=address, prepare=only_measuring(evaluation))
+    runs = store.trial_runs(file.sweep.name)
+    code = report_evaluation(file, measuring_plan(file.sweep, evaluation, runs), runs, as_json)
+    raise typer.Exit(INTERRUPTED if done.interrupted else code)
+
+
+@group.command()
+def status(
+    sweep: SweepArgument = DEFAULT_FILE,
+    evaluation: EvaluationOption = None,
+    fresh: FreshOption = False,
+    profile: ProfileOption = None,
+    storage: StorageOption = None,
+    tracking_uri: TrackingOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show what is done, running, failed and missing."""
+    from orchestrator.analysis.table import one_per_trial
+    from orchestrator.driver import has_driver
+    from orchestrator.show import status_table
+
+    file, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation, fresh)
+    counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
+    shown = [column for column in STATUS_COLUMNS if column in table]
+    table = table[table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
+    alive = has_driver(file.sweep)
+    if as_json:
+        print_json({"driver_alive": alive, "counts": counts, "trials": records(table[shown])})
+        return
+    out = open_console()
+    out.print(status_table(records(table[shown])))
+    out.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
+    if counts.get("running") and not alive:
+        out.print("its driver is gone: `flatsweep submit` goes on from the checkpoints of what says 'running'")
