@@ -104,7 +104,7 @@ def write(store: Store, made: Sweep, trials: Sequence[Trial], draw: random.Rando
 def add(store: Store, made: Sweep, trials: Sequence[Trial], parent: str, draw: random.Random) -> None:
     """Finished runs as `submit` and its workers record them."""
     for trial in trials:
-        run_id = store.create_trial_run(trial, made.evaluation, made.name, parent, Path.cwd())
+        run_id = store.create_trial_run(trial, made.evaluation, made.name, parent, "")
         records = [Record("metric", key, value=value) for key, value in values(made, draw).items()]
         records.append(Record("tag", "evaluation_id", text=made.evaluation.evaluation_id))
         RunSink(store.uri, run_id).send([*records, Record("state", "state", text="finished")])
@@ -122,7 +122,7 @@ def main() -> None:
         store = Store.of(made)
         store.prepare()
         trials = made.trials()
-        parent = store.open_parent(made, "", Path.cwd())
+        parent = store.open_parent(made, "", "")
         (Path(place) / made.name).mkdir()
         started = time.perf_counter()
         write(store, made, trials[: wanted.runs], draw)

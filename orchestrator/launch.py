@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.errors import UserError
+from orchestrator.nodes import check_nodes
 from orchestrator.plan import Entry, Plan, folder_traces
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Resources, Sweep
@@ -57,6 +58,8 @@ def launch(
         _Stop(console) as stop,
     ):
         _check_fits(plan.sweep.resources)
+        if not _is_local(address):
+            check_nodes(plan.sweep, _wanted(plan.sweep.resources))
         run_ids = record()
         from orchestrator.live import LiveView
 
@@ -155,7 +158,7 @@ def _scratch(sweep_folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _ray(address: str | None, scratch: Path) -> Iterator[None]:
     """A connection to the cluster at `address` or RAY_ADDRESS, or a Ray of our own that is stopped again."""
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _chosen(address)
     # before ray is imported: it reads these at import, and its processes inherit them
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -184,17 +187,30 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
         ray.shutdown()
 
 
+def _chosen(address: str | None) -> str:
+    return address or os.environ.get("RAY_ADDRESS") or "local"
+
+
+def _is_local(address: str | None) -> bool:
+    return _chosen(address) == "local"
+
+
 def _check_fits(resources: Resources) -> None:
     """Refuses resources that no node has: Ray would wait for them for ever."""
     import ray
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = {"CPU": resources.cpu, "GPU": resources.gpu}
+    wanted = _wanted(resources)
     if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
         have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
         raise UserError(
             f"resources: a trial wants {resources.cpu:g} CPU and {resources.gpu:g} GPU on one node; nodes have: {have}"
         )
+
+
+def _wanted(resources: Resources) -> dict[str, float]:
+    """What a trial needs of a node, by Ray's names."""
+    return {"CPU": resources.cpu, "GPU": resources.gpu}
 
 
 class _Stop:

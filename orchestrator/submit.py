@@ -42,7 +42,12 @@ class Submitted:
 
 
 def submit(
-    file: SweepFile, console: Console, *, address: str | None = None, prepare: Prepare | None = None
+    file: SweepFile,
+    console: Console,
+    *,
+    address: str | None = None,
+    prepare: Prepare | None = None,
+    started: Callable[[], None] | None = None,
 ) -> Submitted:
     """Runs what is missing of a sweep, and nothing else.
 
@@ -51,6 +56,7 @@ def submit(
         console: where progress is shown.
         address: of a Ray cluster.
         prepare: changes the record and the plan first.
+        started: called once everything is checked and the runs are made.
 
     Raises:
         UserError: the sweep cannot run, or another driver runs it.
@@ -67,23 +73,26 @@ def submit(
         entries = plan.to_launch()
         if not entries:
             return Submitted(plan, 0, False, plan, parent_left)
-        base = file.path.parent
+        commit = file.commit
         recorded: dict[str, str] = {}
 
         def record() -> dict[str, str]:
             """The runs, made once nothing but the trials themselves can go wrong."""
             store.prepare()
             remember(file)
-            recorded["parent"] = store.open_parent(sweep, file.text, base, file.profile)
+            recorded["parent"] = store.open_parent(sweep, file.text, commit, file.profile)
             console.print(
                 f"recording {len(entries)} runs in {store.uri}", markup=False, highlight=False, soft_wrap=True
             )
-            return {
+            run_ids = {
                 entry.trial_id: entry.run.run_id
                 if entry.run
-                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, recorded["parent"], base)
+                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, recorded["parent"], commit)
                 for entry in entries
             }
+            if started:
+                started()
+            return run_ids
 
         state = "failed"
         try:

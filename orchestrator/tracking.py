@@ -17,7 +17,7 @@ from orchestrator.spec.base import Spec, flatten
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.external import External
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
-from orchestrator.versions import source_tags
+from orchestrator.versions import git_commit, source_tags
 
 MAX_PARAMS, MAX_PARAM = 100, 6000
 """MLflow's limits: params in a batch, characters in a value."""
@@ -241,12 +241,12 @@ class Store:
                 if not token:
                     return runs
 
-    def open_parent(self, sweep: Sweep, text: str, base: Path, profile: str | None = None) -> str:
+    def open_parent(self, sweep: Sweep, text: str, commit: str, profile: str | None = None) -> str:
         """The sweep's own run, made if missing, set RUNNING, with the sweep file as artifact and its profile as tag."""
         run_id = self.parent_run(sweep.name)
         with self._reached():
             if run_id is None:
-                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | source_tags(base)
+                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | source_tags(commit)
                 run_id = str(self.client.create_run(self.experiment_id, run_name=sweep.name, tags=tags).info.run_id)
             else:
                 self.client.update_run(run_id, status="RUNNING")
@@ -278,7 +278,7 @@ class Store:
             for file in files:
                 self.client.log_artifact(run_id, str(file), folder)
 
-    def create_trial_run(self, trial: Trial, evaluation: Evaluation, sweep_name: str, parent: str, base: Path) -> str:
+    def create_trial_run(self, trial: Trial, evaluation: Evaluation, sweep_name: str, parent: str, commit: str) -> str:
         """A SCHEDULED run with every parameter of a trial; returns its id."""
         tags = {
             "trial_id": trial.trial_id,
@@ -288,7 +288,7 @@ class Store:
             "regularizer": trial.regularizer_label,
             "seed": str(trial.seed),
         }
-        return self._create_run(trial.label(), trial, "trial.json", tags, sweep_name, parent, base)
+        return self._create_run(trial.label(), trial, "trial.json", tags, sweep_name, parent, commit)
 
     def create_external_run(self, external: External, source: dict[str, str], sweep_name: str, parent: str) -> str:
         """A SCHEDULED run of a network that was not trained here, like a trial's; returns its id.
@@ -301,8 +301,8 @@ class Store:
         """
         tags = {"trial_id": external.external_id, "method": external.method, "method_name": EXTERNAL}
         tags |= {"regularizer": "none", "seed": "0"}
-        place = Path.cwd()
-        return self._create_run(external.method, external, "external.json", tags, sweep_name, parent, place, source)
+        commit = git_commit(Path.cwd())
+        return self._create_run(external.method, external, "external.json", tags, sweep_name, parent, commit, source)
 
     def _create_run(
         self,
@@ -312,7 +312,7 @@ class Store:
         tags: dict[str, str],
         sweep_name: str,
         parent: str,
-        base: Path,
+        commit: str,
         more: Mapping[str, str] | None = None,
     ) -> str:
         """A SCHEDULED run with everything in `spec` as parameters, `more` beside them, and as a file."""
@@ -321,7 +321,7 @@ class Store:
         from orchestrator.sink import change_mark
 
         tags = {"sweep": sweep_name, "kind": "trial", "state": "pending", **tags}
-        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | source_tags(base)
+        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | source_tags(commit)
         values = flatten(spec.model_dump(mode="json")) | dict(more or {})
         params = [Param(key, str(value)[:MAX_PARAM]) for key, value in values.items() if value is not None]
         with self._reached():

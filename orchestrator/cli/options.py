@@ -22,7 +22,17 @@ AllowMixedOption = Annotated[
     bool, typer.Option("--allow-mixed", help="Take trials together that were made with different data or releases.")
 ]
 AddressOption = Annotated[
-    str | None, typer.Option(help="Ray cluster, host:port; RAY_ADDRESS if not given, a local Ray if neither is.")
+    str | None,
+    typer.Option(
+        help="Ray cluster: http://HEAD:8265 sends the sweep there as a job, HEAD:6379 drives it from this node. "
+        "RAY_ADDRESS if not given, a local Ray if neither is."
+    ),
+]
+DetachOption = Annotated[
+    bool, typer.Option("--detach", help="With http://: return once the cluster has checked everything and begun.")
+]
+WheelOption = Annotated[
+    Path | None, typer.Option(help="With http://: flatsweep's wheel, whose code is to run on the cluster.")
 ]
 
 

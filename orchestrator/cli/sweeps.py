@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from orchestrator.cli.commands import (
-    INTERRUPTED,
     existing_store,
     open_console,
     places,
@@ -16,14 +15,12 @@ from orchestrator.cli.commands import (
     print_json,
     recorded_table,
     records,
-    report,
-    report_evaluation,
-    show_answer,
     show_cost,
 )
 from orchestrator.cli.options import (
     DEFAULT_FILE,
     AddressOption,
+    DetachOption,
     EvaluationOption,
     FreshOption,
     JsonOption,
@@ -31,6 +28,7 @@ from orchestrator.cli.options import (
     StorageOption,
     SweepArgument,
     TrackingOption,
+    WheelOption,
 )
 from orchestrator.errors import UserError
 from workers.failures import ErrorClass
@@ -111,6 +109,8 @@ def plan(
 def submit(
     sweep: SweepArgument = DEFAULT_FILE,
     address: AddressOption = None,
+    detach: DetachOption = False,
+    wheel: WheelOption = None,
     then_correlate: Annotated[
         bool, typer.Option("--correlate", help="Afterwards print what `correlate` prints.")
     ] = False,
@@ -120,16 +120,15 @@ def submit(
     as_json: JsonOption = False,
 ) -> None:
     """Run whatever of the grid is not done yet. Submitting again runs nothing twice."""
+    from orchestrator.cli.running import carry_out_where
+    from orchestrator.cluster.request import Options, Request
     from orchestrator.recorded import open_sweep
-    from orchestrator.submit import submit as run
 
     if then_correlate and as_json:
         raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
-    code = report(file, run(file, open_console(err=as_json), address=address), as_json)
-    if then_correlate and code != INTERRUPTED:
-        show_answer(file)
-    raise typer.Exit(code)
+    request = Request.of("submit", file, Options(correlate=then_correlate, as_json=as_json))
+    raise typer.Exit(carry_out_where(request, address, detach, wheel))
 
 
 @group.command()
@@ -141,20 +140,22 @@ def rerun(
     error_class: Annotated[ErrorClass | None, typer.Option(help="Only trials that failed in this way.")] = None,
     from_scratch: Annotated[bool, typer.Option(help="Put checkpoints and results aside and begin again.")] = False,
     address: AddressOption = None,
+    detach: DetachOption = False,
+    wheel: WheelOption = None,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run failed trials again, from their last good checkpoint."""
+    from orchestrator.cli.running import carry_out_where
+    from orchestrator.cluster.request import Options, Request
     from orchestrator.recorded import open_sweep
-    from orchestrator.submit import rerun_failed
-    from orchestrator.submit import submit as run
 
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
-    prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
-    done = run(file, open_console(err=as_json), address=address, prepare=prepare)
-    raise typer.Exit(report(file, done, as_json))
+    failed = error_class.value if error_class else None
+    options = Options(trials=tuple(trial or ()), error_class=failed, from_scratch=from_scratch, as_json=as_json)
+    raise typer.Exit(carry_out_where(Request.of("rerun", file, options), address, detach, wheel))
 
 
 @group.command()
@@ -170,15 +171,18 @@ def evaluate(
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of random starts and directions.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
     address: AddressOption = None,
+    detach: DetachOption = False,
+    wheel: WheelOption = None,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure trained trials again with other settings, beside what is recorded. Trains nothing."""
-    from orchestrator.evaluations import Changes, changed, measuring_plan, only_measuring
+    from orchestrator.cli.running import carry_out_where
+    from orchestrator.cluster.request import Options, Request
+    from orchestrator.evaluations import Changes, changed, measuring_plan
     from orchestrator.recorded import open_sweep
-    from orchestrator.submit import submit as run
 
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
     evaluation = changed(file.sweep, Changes(measures, tuple(settings or ()), checkpoints, seed))
@@ -187,10 +191,8 @@ def evaluate(
         runs = store.trial_runs(file.sweep.name)
         show_cost(measuring_plan(file.sweep, evaluation, runs), runs, as_json)
         return
-    done = run(file, open_console(err=as_json), address=address, prepare=only_measuring(evaluation))
-    runs = store.trial_runs(file.sweep.name)
-    code = report_evaluation(file, measuring_plan(file.sweep, evaluation, runs), runs, as_json)
-    raise typer.Exit(INTERRUPTED if done.interrupted else code)
+    request = Request.of("evaluate", file, Options(evaluation=evaluation, as_json=as_json))
+    raise typer.Exit(carry_out_where(request, address, detach, wheel))
 
 
 @group.command()

@@ -13,6 +13,7 @@ from orchestrator.spec.explain import dotted, explain, show
 from orchestrator.spec.merging import Path as Place
 from orchestrator.spec.profiles import profile_problems, unknown_profile, with_profile, without_profiles
 from orchestrator.spec.sweep import Sweep
+from orchestrator.versions import git_commit
 
 MAX_BYTES = 1 << 20
 MAX_SHOWN = 100
@@ -28,6 +29,13 @@ class SweepFile:
     path: Path
     profile: str | None = None
     """Name of the profile that was asked for."""
+    read_at_commit: str | None = None
+    """Commit of the file's folder where it was read, if that was another machine."""
+
+    @property
+    def commit(self) -> str:
+        """Commit of the folder that the file was read from; '' outside of git."""
+        return git_commit(self.path.parent) if self.read_at_commit is None else self.read_at_commit
 
     @property
     def words(self) -> str:

@@ -48,11 +48,11 @@ def put_on_record(path: Path, values: Values, **tags: str) -> OnRecord:
     store = Store.of(sweep)
     store.prepare()
     remember(file)
-    parent = store.open_parent(sweep, file.text, path.parent)
+    parent = store.open_parent(sweep, file.text, file.commit)
     runs = {}
     known = {"evaluation_id": sweep.evaluation.evaluation_id, "attempt": "1", "data_digest": "d", **tags}
     for trial in sweep.trials():
-        run_id = store.create_trial_run(trial, sweep.evaluation, sweep.name, parent, path.parent)
+        run_id = store.create_trial_run(trial, sweep.evaluation, sweep.name, parent, file.commit)
         records = [*metrics(values(trial)), *(Record("tag", key, text=text) for key, text in known.items())]
         RunSink(store.uri, run_id).send([*records, Record("state", "state", text="finished")])
         runs[trial.trial_id] = run_id

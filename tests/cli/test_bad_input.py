@@ -253,8 +253,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     store = Store.of(sweep)
     store.prepare()
-    parent = store.open_parent(sweep, GOOD, top)
-    ids = [store.create_trial_run(trial, sweep.evaluation, "x", parent, top) for trial in sweep.trials()]
+    parent = store.open_parent(sweep, GOOD, "")
+    ids = [store.create_trial_run(trial, sweep.evaluation, "x", parent, "") for trial in sweep.trials()]
     keys = [key for measure in sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118
     for key in keys:
         store.client.log_metric(ids[0], key, 0.5, step=20)

@@ -34,11 +34,11 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     store = Store.of(sweep)
     store.prepare()
-    parent = store.open_parent(sweep, SWEEP, top)
+    parent = store.open_parent(sweep, SWEEP, "")
     generator = np.random.default_rng(0)
     keys = [key for measure in sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118
     for trial in sweep.trials():
-        run = store.create_trial_run(trial, sweep.evaluation, "x", parent, top)
+        run = store.create_trial_run(trial, sweep.evaluation, "x", parent, "")
         gap = generator.uniform()
         values = {key: generator.uniform() for key in keys} | {ROBUST: gap, FLATNESS: gap + 0.1 * generator.uniform()}
         store.client.log_batch(run, [Metric(key, value, 0, 20) for key, value in values.items()])

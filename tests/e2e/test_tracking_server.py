@@ -179,9 +179,9 @@ def test_ui_serves_the_store(tmp_path: Path) -> None:
     (tmp_path / "runs" / "shown").mkdir(parents=True)
     store = Store(place.uri, "shown", tmp_path / "artifacts")
     store.prepare()
-    parent = store.open_parent(place.sweep, "", tmp_path)
+    parent = store.open_parent(place.sweep, "", "")
     for trial in place.trials().values():
-        store.create_trial_run(trial, place.sweep.evaluation, "shown", parent, tmp_path)
+        store.create_trial_run(trial, place.sweep.evaluation, "shown", parent, "")
     port = free_port()
     with place.started("ui", "--port", str(port)) as process:
         try:

@@ -20,6 +20,7 @@ from orchestrator.tracking import Store, TrialRun
 from workers import layout
 from workers.journal import Record
 
+COMMIT = "0123abc"
 TEXT = """name: x
 training: {epochs: 3, keep_every: 1}
 grid: {methods: [at, trades], seeds: [0, 1, 2, 3]}
@@ -49,7 +50,7 @@ class Place:
 
     def new_run(self, index: int) -> str:
         trial = self.sweep.trials()[index]
-        return self.store.create_trial_run(trial, self.sweep.evaluation, "x", self.parent, self.base)
+        return self.store.create_trial_run(trial, self.sweep.evaluation, "x", self.parent, COMMIT)
 
     def send(self, run_id: str, **words: Any) -> None:
         """What a worker records: values, `state=`, and tags."""
@@ -88,7 +89,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
     sweep = load_sweep_file(base / "s.yaml").sweep
     store = Store.of(sweep)
     store.prepare()
-    return Place(store, sweep, store.open_parent(sweep, TEXT, base), base, Clock())
+    return Place(store, sweep, store.open_parent(sweep, TEXT, COMMIT), base, Clock())
 
 
 @pytest.fixture

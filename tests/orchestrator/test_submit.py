@@ -15,6 +15,7 @@ from orchestrator.tracking import Store, TrialRun
 from workers.journal import Journal, Record
 from workers.storage import Folder
 
+COMMIT = "0123abc"
 TEXT = "name: x\ngrid:\n  methods: [at, trades]\n  seeds: [0, 1, 2, 3]\n"
 
 
@@ -26,7 +27,7 @@ class Place:
     base: Path
 
     def new_run(self, trial: Trial, state: str = "running") -> str:
-        run_id = self.store.create_trial_run(trial, self.sweep.evaluation, "x", self.parent, self.base)
+        run_id = self.store.create_trial_run(trial, self.sweep.evaluation, "x", self.parent, COMMIT)
         self.store.set_state(run_id, state)
         return run_id
 
@@ -47,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
     sweep = load_sweep_file(base / "s.yaml").sweep
     store = Store.of(sweep)
     store.prepare()
-    return Place(store, sweep, store.open_parent(sweep, TEXT, base), base)
+    return Place(store, sweep, store.open_parent(sweep, TEXT, COMMIT), base)
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_a_closed_run_is_left_alone(state: str, place: Place) -> None:
 
 
 def test_a_parent_that_a_dead_driver_left_is_settled(place: Place) -> None:
-    assert place.store.open_parent(place.sweep, TEXT, place.base) == place.parent
+    assert place.store.open_parent(place.sweep, TEXT, COMMIT) == place.parent
     assert place.store.client.get_run(place.parent).info.status == "RUNNING"
     assert place.store.settle_parent("x", "finished") == place.parent
     assert place.store.client.get_run(place.parent).info.status == "FINISHED"

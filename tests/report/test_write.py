@@ -24,6 +24,7 @@ from workers import layout
 from workers.journal import Journal, Record
 from workers.storage import Folder
 
+COMMIT = "0123abc"
 TEXT = """\
 name: small
 data: {name: digits, validation_size: 197}
@@ -57,14 +58,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
     remember_sweep(file)
     store = Store.of(file.sweep)
     store.prepare()
-    parent = store.open_parent(file.sweep, TEXT, base)
-    run_ids = [_record(file, store, parent, number, base) for number in range(7)]
+    parent = store.open_parent(file.sweep, TEXT, COMMIT)
+    run_ids = [_record(file, store, parent, number) for number in range(7)]
     return Recorded(file, store, parent, run_ids)
 
 
-def _record(file: SweepFile, store: Store, parent: str, number: int, base: Path) -> str:
+def _record(file: SweepFile, store: Store, parent: str, number: int) -> str:
     sweep, trial = file.sweep, file.sweep.trials()[number]
-    run_id = store.create_trial_run(trial, sweep.evaluation, sweep.name, parent, base)
+    run_id = store.create_trial_run(trial, sweep.evaluation, sweep.name, parent, COMMIT)
     if number == 3:
         store.set_state(run_id, "failed", {"error_class": "diverged", "error": "DivergedError: nan <b>"})
         return run_id

@@ -1,0 +1,26 @@
+"""Writes into each wheel the commit that it is built from, so that a cluster can say what code it runs."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+
+class CommitHook(BuildHookInterface):  # type: ignore[misc]
+    """Adds orchestrator/COMMIT; a tree that is no git checkout, such as an sdist, gets none."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Called by hatch before it collects the files; an editable install reads git itself."""
+        if version != "standard" or not (Path(self.root) / ".git").exists():
+            return
+        commit = self._git("rev-parse", "HEAD") + ("-dirty" if self._git("status", "--porcelain") else "")
+        with tempfile.NamedTemporaryFile("w", delete=False) as file:
+            file.write(commit + "\n")
+        build_data["force_include"][file.name] = "orchestrator/COMMIT"
+
+    def _git(self, *words: str) -> str:
+        command = ["git", "-C", self.root, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603
+        return done.stdout.strip()
