@@ -15,12 +15,13 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.cancel import Requests, Watch
 from orchestrator.errors import UserError
 from orchestrator.nodes import check_nodes
 from orchestrator.plan import Entry, Plan, folder_traces
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Resources, Sweep
-from orchestrator.tracking import tracking_uri
+from orchestrator.tracking import Store, tracking_uri
 
 SCRATCH_PREFIX = "flatsweep-"
 
@@ -36,7 +37,7 @@ class Outcome:
 
 
 def launch(
-    plan: Plan, record: Callable[[], Mapping[str, str]], console: Console, address: str | None = None
+    plan: Plan, record: Callable[[], Mapping[str, str]], console: Console, address: str | None, store: Store
 ) -> Outcome:
     """Runs every trial of the plan that needs a worker, and returns when all are through or the user stops it.
 
@@ -45,6 +46,7 @@ def launch(
         record: makes the runs once Ray is there and a trial fits it; returns trial id -> MLflow run id.
         console: where progress is shown.
         address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
+        store: where requests to cancel are looked for.
 
     Raises:
         UserError: no Ray at the address, or no node can ever hold a trial.
@@ -64,7 +66,7 @@ def launch(
         from orchestrator.live import LiveView
 
         lost: set[str] = set()
-        with LiveView(labels, done, console) as view:
+        with LiveView(labels, done, console) as view, Watch(store, plan.sweep.name, stop.cancel):
             for stage in stages(entries):
                 ready = _with_teacher(stage, plan.sweep, console)
                 if ready and not stop.requested:
@@ -218,6 +220,7 @@ class _Stop:
 
     def __init__(self, console: Console) -> None:
         self.requested = False
+        self._cancelled: frozenset[str] = frozenset()
         self._console = console
         self._before: dict[int, Any] = {}
 
@@ -237,8 +240,17 @@ class _Stop:
         self.requested = True
         self._console.print("stopping: running trials save a checkpoint (once more stops at once)", markup=False)
 
+    def cancel(self, wanted: Requests) -> None:
+        """Hears what somebody wants stopped; called from another thread, and again until it is."""
+        if wanted.trials - self._cancelled:
+            self._console.print(f"cancelled by its user: {', '.join(sorted(wanted.trials))}", markup=False)
+            self._cancelled |= wanted.trials
+        if wanted.sweep and not self.requested:
+            self.requested = True
+            self._console.print("cancelled by its user: running trials save a checkpoint", markup=False)
+
     def stopper(self) -> Any:
-        """For Ray Tune: ends every trial once a stop was requested."""
+        """For Ray Tune: ends every trial once a stop was requested, and those that were cancelled."""
         from ray.tune import Stopper
         from ray.tune.stopper import NoopStopper
 
@@ -246,7 +258,7 @@ class _Stop:
 
         class StopAll(Stopper):  # type: ignore[misc]
             def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-                return False
+                return result["config"]["assignment"]["trial_id"] in outer._cancelled
 
             def stop_all(self) -> bool:
                 return outer.requested

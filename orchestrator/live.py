@@ -96,6 +96,9 @@ class LiveView(Callback):  # type: ignore[misc]
             why = f"{line.label}: {result.get('error_class')}: {result.get('error')}"
             self._print(f"[red]failed[/]    {escape(why)}")
             return
+        if result.get("state") == "running":
+            self._print(f"[yellow]stopped[/]   {escape(line.label)}")
+            return
         seconds = time.monotonic() - line.started
         self._finished[name] = seconds
         self._print(f"[green]finished[/]  {escape(line.label)}  ({seconds:.0f} s)  {self._counts()}")

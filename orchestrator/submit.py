@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from orchestrator import cancel
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
@@ -80,14 +81,15 @@ def submit(
             """The runs, made once nothing but the trials themselves can go wrong."""
             store.prepare()
             remember(file)
-            recorded["parent"] = store.open_parent(sweep, file.text, commit, file.profile)
+            recorded["parent"] = parent = store.open_parent(sweep, file.text, commit, file.profile)
+            cancel.answer(store, [parent])  # one that was left while nobody drove the sweep is not meant for us
             console.print(
                 f"recording {len(entries)} runs in {store.uri}", markup=False, highlight=False, soft_wrap=True
             )
             run_ids = {
                 entry.trial_id: entry.run.run_id
                 if entry.run
-                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, recorded["parent"], commit)
+                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, parent, commit)
                 for entry in entries
             }
             if started:
@@ -97,7 +99,7 @@ def submit(
         state = "failed"
         try:
             console.print(f"starting Ray for {len(entries)} trials", markup=False, highlight=False)
-            outcome = launch(plan, record, console, address)
+            outcome = launch(plan, record, console, address, store)
             # a worker that died while it measured once more has not undone what its trial is
             close_orphans(store, sweep, frozenset() if plan.measure_only else outcome.lost)
             state = "interrupted" if outcome.interrupted else "finished"
@@ -114,24 +116,32 @@ def close_orphans(store: Store, sweep: Sweep, lost: frozenset[str] = frozenset()
     """Brings every run that says RUNNING, while no worker can have it, in line with its trial's journal.
 
     Call it only as the sweep's one driver. A trial that ended is closed as its journal says; one that did not is
-    'interrupted', or failed as worker_lost if it is among `lost`.
+    'interrupted', or failed as worker_lost if it is among `lost`. Those that somebody cancelled are failed as such.
 
     Returns:
         The runs that were closed.
     """
     closed = []
     for run in store.trial_runs(sweep.name):
-        if run.status == "RUNNING" or (run.trial_id in lost and run.state != "failed"):
-            _close(store, run, Folder(f"{sweep.storage}/{sweep.name}/{run.trial_id}"), run.trial_id in lost)
+        failure: tuple[ErrorClass, str] | None = None
+        if run.tags.get(cancel.TAG) == cancel.REQUESTED and run.state not in {"finished", "failed"}:
+            failure = ErrorClass.CANCELLED, "by its user"
+        elif run.trial_id in lost and run.state != "failed":
+            failure = ErrorClass.WORKER_LOST, "its worker died"
+        if run.status == "RUNNING" or failure:
+            _close(store, run, Folder(f"{sweep.storage}/{sweep.name}/{run.trial_id}"), failure)
             closed.append(run)
+        if run.tags.get(cancel.TAG):
+            cancel.answer(store, [run.run_id])
     return closed
 
 
-def _close(store: Store, run: TrialRun, folder: Folder, is_lost: bool) -> None:
+def _close(store: Store, run: TrialRun, folder: Folder, failure: tuple[ErrorClass, str] | None) -> None:
+    """Ends a run as its journal says, or, where the trial did not end, with the failure or as interrupted."""
     from orchestrator.sink import RunSink
 
-    state = "failed" if is_lost else "interrupted"
-    error = {"error_class": ErrorClass.WORKER_LOST.value, "error": "its worker died"} if is_lost else {}
+    state = "failed" if failure else "interrupted"
+    error = {"error_class": failure[0].value, "error": failure[1]} if failure else {}
     if not folder.names():
         store.set_state(run.run_id, state, error)
         return
@@ -139,7 +149,7 @@ def _close(store: Store, run: TrialRun, folder: Folder, is_lost: bool) -> None:
         with folder.lock(LOST_SECONDS):
             journal = Journal(folder)
             states = [record.text for record in journal.records if record.kind == "state"]
-            if not states or states[-1] == "running":
+            if not states or states[-1] == "running" or (failure and states[-1] == "interrupted"):
                 tags = [Record("tag", key, text=text) for key, text in error.items()]
                 journal.add([*tags, Record("state", "state", text=state)])
             RunSink(store.uri, run.run_id, folder).send(journal.records)
@@ -176,7 +186,7 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
                 number = sum(name.startswith(f"{entry.trial_id}.old-") for name in folder.names())
                 folder.rename(entry.trial_id, f"{entry.trial_id}.old-{number + 1}")
             if entry.run:
-                store.set_state(entry.run.run_id, "pending", {"error_class": "", "error": ""})
+                store.set_state(entry.run.run_id, "pending", {"error_class": "", "error": "", cancel.TAG: cancel.DONE})
         ids = {entry.trial_id for entry in chosen}
         again = make_plan(plan.sweep, store.trial_runs(plan.sweep.name))
         cells = tuple(entry for entry in again.entries if entry.trial_id in ids)

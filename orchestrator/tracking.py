@@ -221,6 +221,19 @@ class Store:
                         curves[point.step][key] = point.value
         return replace(run, curves=curves)
 
+    def tagged(self, sweep_name: str, tag: str, text: str) -> list[Any]:
+        """The runs of a sweep, its own among them, that have a tag of ours with this text; as MLflow has them."""
+        return self._search(f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.{tag}` = '{text}'")
+
+    def history(self, run_id: str, key: str) -> list[Any]:
+        """Every point of a metric of a run, as MLflow has them: key, value, step, timestamp in ms since 1970."""
+        with self._reached():
+            return list(self.client.get_metric_history(run_id, key))
+
+    def is_driven(self, sweep_name: str) -> bool:
+        """Whether the sweep's own run says that a driver has it; one that was killed may have left it so."""
+        return any(run.info.status == "RUNNING" for run in self._search(_query(sweep_name, "sweep")))
+
     def parent_run(self, sweep_name: str) -> str | None:
         """Id of the sweep's own run."""
         found = self._search(_query(sweep_name, "sweep"))

@@ -14,6 +14,8 @@ class ErrorClass(StrEnum):
     CODE_ERROR = "code_error"
     STORAGE_UNAVAILABLE = "storage_unavailable"
     WORKER_LOST = "worker_lost"
+    CANCELLED = "cancelled"
+    """By its user."""
 
     @property
     def passing(self) -> bool:

@@ -70,6 +70,11 @@ class Journal:
         return [record.value for record in self.records if record.kind == "metric" and record.key == key]
 
 
+def read_records(folder: Folder) -> list[Record]:
+    """The records of a trial that another process may be writing; a line that is not whole yet is left out."""
+    return parse(folder.read(FILE))[0] if folder.exists(FILE) else []
+
+
 def same(first: float, second: float) -> bool:
     """Whether two values are equal; not a number equals itself here."""
     return first == second or (math.isnan(first) and math.isnan(second))

@@ -1,5 +1,6 @@
 """Carrying out what changes a sweep (submit, rerun, evaluate): in this process, or as a job on a cluster."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -87,16 +88,17 @@ def send(request: Request, address: str, detach: bool, wheel: Path | None) -> in
 
 
 def _shown(cluster: Cluster, job_id: str, request: Request, detach: bool) -> int:
-    for line in cluster.follow(job_id):
-        said = parse_event(line)
-        if said is None:
-            typer.echo(line, err=request.options.as_json)
-        elif said["event"] == "refused":
-            raise UserError(said["message"])
-        elif said["event"] == "result":
-            typer.echo(said["text"], nl=False)
-        elif said["event"] == "started" and detach:
-            return 0
+    with contextlib.closing(cluster.follow(job_id)) as lines:
+        for line in lines:
+            said = parse_event(line)
+            if said is None:
+                typer.echo(line, err=request.options.as_json)
+            elif said["event"] == "refused":
+                raise UserError(said["message"])
+            elif said["event"] == "result":
+                typer.echo(said["text"], nl=False)
+            elif said["event"] == "started" and detach:
+                return 0
     job = cluster.job(job_id)
     if job.exit_code is None:
         raise UserError(f"the job {job_id} ended as {job.state.lower()}: {job.message or 'no reason given'}")

@@ -1,13 +1,14 @@
 """A Ray cluster seen from outside: sweeps handed to it as Ray jobs, followed and found again."""
 
 import asyncio
+import contextlib
 import logging
 import re
 import shutil
 import socket
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ ENTRYPOINT = "python -m orchestrator.cluster.job"
 PREFIX = "flatsweep-"
 CONNECT_SECONDS = 5.0
 RECONNECT_SECONDS = 2.0
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
+"""Loggers that set their own level and tell of every upload."""
 ENDED = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 """States of a Ray job after which nothing follows."""
 
@@ -61,7 +64,8 @@ class Cluster:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
             self._client = JobSubmissionClient(self.address)
         except AuthenticationError as error:
@@ -128,20 +132,21 @@ class Cluster:
         """The lines that a job's driver has printed so far."""
         return str(self._client.get_job_logs(job_id)).splitlines()
 
-    def follow(self, job_id: str) -> Iterator[str]:
+    def follow(self, job_id: str) -> Generator[str, None, None]:
         """The same lines as they come, until the job has ended; a lost connection is made again."""
         shown, rest = 0, ""
         loop = asyncio.new_event_loop()
         try:
             while True:
                 seen = 0
-                for text in _texts(loop, self._client.tail_job_logs(job_id)):
-                    seen += len(text)
-                    # a new connection begins with the first line again
-                    rest += text[max(0, len(text) - max(0, seen - shown)) :]
-                    shown = max(shown, seen)
-                    *lines, rest = rest.split("\n")
-                    yield from lines
+                with contextlib.closing(_texts(loop, self._client.tail_job_logs(job_id))) as texts:
+                    for text in texts:
+                        seen += len(text)
+                        # a new connection begins with the first line again
+                        rest += text[max(0, len(text) - max(0, seen - shown)) :]
+                        shown = max(shown, seen)
+                        *lines, rest = rest.split("\n")
+                        yield from lines
                 if self.job(job_id).ended:
                     break
                 loop.run_until_complete(asyncio.sleep(RECONNECT_SECONDS))
@@ -155,13 +160,18 @@ class Cluster:
         self._client.stop_job(job_id)
 
 
-def _texts(loop: asyncio.AbstractEventLoop, stream: Any) -> Iterator[str]:
+def _texts(loop: asyncio.AbstractEventLoop, stream: Any) -> Generator[str, None, None]:
     """What an asynchronous stream of text gives, until it ends or breaks off."""
-    while True:
-        try:
-            yield loop.run_until_complete(anext(stream))
-        except (StopAsyncIteration, RuntimeError, OSError):
-            return
+    try:
+        while True:
+            try:
+                text = loop.run_until_complete(anext(stream))
+            except (StopAsyncIteration, RuntimeError, OSError):
+                return
+            yield text
+    finally:
+        loop.run_until_complete(stream.aclose())
+        loop.run_until_complete(asyncio.sleep(0))  # what the stream opened closes in the loop's next round
 
 
 def _knock(address: str) -> None:
