@@ -1,5 +1,6 @@
 """Which sweep a command means: a sweep file, or the name of a sweep that was submitted before."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from orchestrator.errors import UserError, suggest
 from orchestrator.spec.loading import SweepFile, load_sweep_file
 from orchestrator.spec.sweep import Sweep
+from orchestrator.tracking import database_file
 from workers.storage import Folder
 
 TEXT_FILE, SWEEP_FILE = "sweep.yaml", "sweep.json"
@@ -45,13 +47,24 @@ def open_sweep(name: str, places: Places) -> SweepFile:
             f"the recorded sweep by its own name, which is '{name}-{places.profile}' unless the profile sets another"
         )
     else:
-        file = _recorded(name, places.storage or Path("runs"))
+        file = _from_named_store(name, places) or _recorded(name, places.storage or Path("runs"))
     changes: dict[str, object] = {}
     if places.storage:
         changes["storage"] = str(places.storage.expanduser().absolute())
     if places.tracking_uri:
         changes["tracking"] = file.sweep.tracking.model_copy(update={"uri": places.tracking_uri})
     return replace(file, sweep=file.sweep.model_copy(update=changes))
+
+
+def _from_named_store(name: str, places: Places) -> SweepFile | None:
+    """From the tracking store that the command line or the environment names, unless its storage is at hand."""
+    uri = places.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    storage = places.storage or Path("runs")
+    if not uri or database_file(uri) or (storage / Path(name).name / SWEEP_FILE).is_file():
+        return None
+    from orchestrator.lookup import sweep_from_store
+
+    return sweep_from_store(name, uri)
 
 
 def _recorded(name: str, storage: Path) -> SweepFile:

@@ -24,6 +24,8 @@ MAX_PARAMS, MAX_PARAM = 100, 6000
 IDS_AT_ONCE = 1000
 """Ids of runs in one question: the parser of MLflow's filters is slow, and databases limit what one may hold."""
 DATABASE = "mlflow.db"
+SWEEP_TEXT, RESOLVED_FILE = "sweep.yaml", "sweep.json"
+"""Artifacts of a sweep's own run: the sweep file as written, and the sweep with absolute paths."""
 
 
 def tracking_uri(sweep: Sweep) -> str:
@@ -105,6 +107,19 @@ class TrialRun:
         return self.tags.get("method_name") == EXTERNAL
 
 
+@contextlib.contextmanager
+def reached(uri: str) -> Iterator[None]:
+    """What goes wrong with a store inside is said in one sentence, and without MLflow's long waits."""
+    _quiet()
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:300]
+        raise UserError(f"the tracking store {uri} cannot be used: {reason}") from error
+
+
 class Store:
     """The tracking store of one sweep.
 
@@ -119,7 +134,6 @@ class Store:
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         self.uri, self.experiment, self._artifacts = uri, experiment, artifacts
-        _quiet()
         with self._reached():
             from mlflow import MlflowClient
 
@@ -146,15 +160,8 @@ class Store:
         file = database_file(tracking_uri(sweep))
         return None if file is not None and not file.exists() else cls.of(sweep)
 
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0][:300]
-            raise UserError(f"the tracking store {self.uri} cannot be used: {reason}") from error
+    def _reached(self) -> contextlib.AbstractContextManager[None]:
+        return reached(self.uri)
 
     def prepare(self) -> None:
         """Makes the experiment if it does not exist."""
@@ -232,11 +239,11 @@ class Store:
 
     def is_driven(self, sweep_name: str) -> bool:
         """Whether the sweep's own run says that a driver has it; one that was killed may have left it so."""
-        return any(run.info.status == "RUNNING" for run in self._search(_query(sweep_name, "sweep")))
+        return any(run.info.status == "RUNNING" for run in self._search(sweep_query(sweep_name)))
 
     def parent_run(self, sweep_name: str) -> str | None:
         """Id of the sweep's own run."""
-        found = self._search(_query(sweep_name, "sweep"))
+        found = self._search(sweep_query(sweep_name))
         return str(found[0].info.run_id) if found else None
 
     def _search(self, query: str) -> list[Any]:
@@ -264,7 +271,8 @@ class Store:
             else:
                 self.client.update_run(run_id, status="RUNNING")
             self.client.set_tag(run_id, "flatsweep.profile", profile or "")
-            self.client.log_text(run_id, text, "sweep.yaml")
+            self.client.log_text(run_id, text, SWEEP_TEXT)
+            self.client.log_text(run_id, sweep.model_dump_json(indent=2), RESOLVED_FILE)
         return run_id
 
     def close_parent(self, run_id: str, state: str) -> None:
@@ -277,7 +285,7 @@ class Store:
 
     def settle_parent(self, sweep_name: str, state: str) -> str | None:
         """Id of the sweep's own run; it is closed with `state` if a driver that died left it RUNNING."""
-        found = self._search(_query(sweep_name, "sweep"))
+        found = self._search(sweep_query(sweep_name))
         if not found:
             return None
         run_id = str(found[0].info.run_id)
@@ -353,6 +361,11 @@ class Store:
         with self._reached():
             log_changes(self.client, run_id, tags={**(tags or {}), "state": state})
             set_status(self.client, run_id, state)
+
+
+def sweep_query(sweep_name: str) -> str:
+    """MLflow's filter for a sweep's own run."""
+    return _query(sweep_name, "sweep")
 
 
 def _query(sweep_name: str, kind: str) -> str:
