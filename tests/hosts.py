@@ -17,9 +17,12 @@ import socket
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 START_SECONDS = 90.0
+NAMES = Path("/etc/netns")
+"""Where `ip` looks for files of a namespace."""
 
 
 @functools.cache
@@ -67,6 +70,8 @@ class Hosts:
                 _ip("-n", space, "address", "add", f"{self.address(name)}/24", "dev", "eth0")
                 for device in ("lo", "eth0"):
                     _ip("-n", space, "link", "set", device, "up")
+                self._name_hosts(space)
+                stack.callback(shutil.rmtree, NAMES / space)
             self._stack = stack.pop_all()
         return self
 
@@ -82,6 +87,12 @@ class Hosts:
     def command(self, name: str, *words: str) -> list[str]:
         """A command as it is run on the host."""
         return ["ip", "netns", "exec", self._space(name), *words]
+
+    def _name_hosts(self, space: str) -> None:
+        """Lets commands on a host find the others by name: `ip` lays this file over /etc/hosts for them."""
+        lines = ["127.0.0.1 localhost", *(f"{self.address(name)} {name}" for name in self._numbers)]
+        (NAMES / space).mkdir(parents=True)
+        (NAMES / space / "hosts").write_text("\n".join(lines) + "\n")
 
     def cut(self, name: str) -> None:
         """Takes the host off the network."""
