@@ -58,6 +58,11 @@ class LiveView(Callback):  # type: ignore[misc]
         # Tune pickles its callbacks for Tuner.restore, which flatsweep does not use: an empty one will do
         return Callback, ()
 
+    def put_aside(self) -> None:
+        """No trial runs at present: each that did starts again later."""
+        self._running.clear()
+        self._refresh()
+
     # Ray Tune calls these in the driver; a trial's name in Tune is its trial id.
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:  # noqa: ARG002, D102

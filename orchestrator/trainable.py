@@ -1,7 +1,6 @@
 """What Ray Tune runs: an actor that advances one trial after another in short slices, and stays warm between them."""
 
 import logging
-import math
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -41,9 +40,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Called by Ray in a fresh worker process."""
         import torch
 
+        from workers.share import take_share
+
         self._steps: Generator[Progress | Measuring, None, dict[str, float]] | None = None
-        # one intra-op thread per core of the trial's share, so that trials side by side do not fight for cores
-        torch.set_num_threads(max(1, math.ceil(config["assignment"]["cpu"])))
+        # so that trials side by side do not fight for cores, or for a GPU's memory
+        take_share(config["assignment"]["cpu"], config["assignment"]["gpu"])
         torch.backends.cudnn.deterministic = True
         self._begin(config["assignment"])
 
@@ -73,6 +74,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Advances the trial for about `SLICE_SECONDS`; the result says where it stands."""
         from workers.failures import classify
+        from workers.trial import described
 
         assert self._steps is not None  # noqa: S101
         until = time.monotonic() + SLICE_SECONDS
@@ -87,7 +89,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             if kind.passing:
                 raise
             logger.exception("the trial failed")
-            return shown | {"done": True, "state": "failed", "error_class": str(kind), "error": str(error)}
+            return shown | {"done": True, "state": "failed", "error_class": str(kind), "error": described(error)}
         return shown | {"done": False, "state": "running"}
 
     def cleanup(self) -> None:
