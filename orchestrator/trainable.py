@@ -1,6 +1,7 @@
 """What Ray Tune runs: an actor that advances one trial after another in short slices, and stays warm between them."""
 
 import logging
+import socket
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -15,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 1.0
 """How long an actor works before it looks up: how often progress is shown, and how soon a stop is heard."""
+NO_GPU = "resources.gpu asks for a GPU, but PyTorch sees none on {host}: trials run on its CPU there"
 
 
 class Assignment(TypedDict):
@@ -62,13 +64,15 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         from workers.storage import Folder
 
         folder = Folder(assignment["folder"])
+        on_gpu = assignment["gpu"] > 0 and torch.cuda.is_available()
+        self._warning = {} if on_gpu or not assignment["gpu"] else {"warning": NO_GPU.format(host=socket.gethostname())}
         self._steps = assigned_steps(
             assignment["trial"],
             assignment["evaluation"],
             folder,
             measure_only=assignment["measure_only"],
             sink=RunSink(assignment["tracking_uri"], assignment["run_id"], folder),
-            device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",
+            device="cuda" if on_gpu else "cpu",
         )
 
     def step(self) -> dict[str, Any]:
@@ -78,7 +82,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
 
         assert self._steps is not None  # noqa: S101
         until = time.monotonic() + SLICE_SECONDS
-        shown: dict[str, Any] = {}
+        shown = dict[str, Any](self._warning)
         try:
             while time.monotonic() < until:
                 shown |= _shown(next(self._steps))

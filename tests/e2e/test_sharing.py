@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from clusters import cluster, node_of
 from sweeping import BASE, Place, alive, wait_for
 
@@ -68,6 +69,7 @@ def test_half_a_gpu_of_one_kind(address: str, tmp_path: Path) -> None:
         assert process.wait(400) == 0, half.output("stderr")
     assert set(found.values()) == {"fast"} and len(found) == 3
     assert most_at_once(half) == 2
+    assert half.output("stdout").count("asks for a GPU, but PyTorch sees none") == (not torch.cuda.is_available())
 
 
 def test_a_kind_that_no_node_is(address: str, tmp_path: Path) -> None:
