@@ -35,6 +35,7 @@ class Given:
     results: list[list[Result]]
     contested: list[Claim | None]
     requested: bool = False
+    cancelled: frozenset[str] = frozenset()
     lost_to: Claim | None = None
     ran: list[list[str]] = field(default_factory=list)
 
@@ -92,3 +93,9 @@ def test_stopped_while_it_waits() -> None:
     given.contested_by = lambda: setattr(given, "requested", True) or CLAIM  # type: ignore[method-assign]
     assert run(given)[:2] == (set(), ["a", "b", "c", "d"])
     assert given.ran == []
+
+
+def test_cancelled_trials_do_not_run_again() -> None:
+    given = Given([[FINISHED, RUNNING, RUNNING, FINISHED], [FINISHED]], [], cancelled=frozenset("b"))
+    assert run(given)[:2] == (set(), [])
+    assert given.ran == [["a", "b", "c", "d"], ["c"]]
