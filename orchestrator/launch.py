@@ -82,8 +82,9 @@ def launch(
         with LiveView(labels, done, console) as view, Watch(store, plan.sweep.name, stop.cancel):
 
             def run(ready: Sequence[Entry]) -> Any:
+                results = _tuner(ready, plan, run_ids, scratch, stop.stopper(turn), view, limits).fit()
                 view.put_aside()
-                return _tuner(ready, plan, run_ids, scratch, stop.stopper(turn), view, limits).fit()
+                return results
 
             for stage in stages(entries):
                 more, still = run_in_rounds(_with_teacher(stage, plan.sweep, console), run, turn, stop, console)

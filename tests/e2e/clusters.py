@@ -1,7 +1,6 @@
 """A Ray cluster of several nodes on this machine, with whatever resources a test says that they have."""
 
 import contextlib
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -38,6 +37,3 @@ def node_of(pid: int) -> str:
     """Name of the node that a living worker belongs to."""
     entries = Path(f"/proc/{pid}/environ").read_bytes().decode(errors="replace").split("\0")
     return dict(entry.partition("=")[::2] for entry in entries).get(NODE, "")
-
-
-assert NODE not in os.environ
