@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -17,10 +17,14 @@ from rich.console import Console
 
 from orchestrator.cancel import Requests, Watch
 from orchestrator.errors import UserError
+from orchestrator.limits import Budget, Limits
 from orchestrator.nodes import check_nodes
+from orchestrator.placement import check_fits, wanted
 from orchestrator.plan import Entry, Plan, folder_traces
+from orchestrator.priority import Turn
+from orchestrator.rounds import run_in_rounds
 from orchestrator.settings import trial_labels
-from orchestrator.spec.sweep import Resources, Sweep
+from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, tracking_uri
 
 SCRATCH_PREFIX = "flatsweep-"
@@ -30,14 +34,19 @@ SCRATCH_PREFIX = "flatsweep-"
 class Outcome:
     """How a launch ended."""
 
-    interrupted: bool
-    """Stopped by Ctrl-C or SIGTERM before every trial was through."""
+    stopped_by: str | None
+    """What stopped it before every trial was through: `signal` (Ctrl-C, SIGTERM), `cancel` or `max_hours`."""
     lost: frozenset[str]
     """Ids of trials whose worker or storage was lost more often than `max_retries` allows."""
 
 
 def launch(
-    plan: Plan, record: Callable[[], Mapping[str, str]], console: Console, address: str | None, store: Store
+    plan: Plan,
+    record: Callable[[], Mapping[str, str]],
+    console: Console,
+    address: str | None,
+    store: Store,
+    limits: Limits | None = None,
 ) -> Outcome:
     """Runs every trial of the plan that needs a worker, and returns when all are through or the user stops it.
 
@@ -47,32 +56,41 @@ def launch(
         console: where progress is shown.
         address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
         store: where requests to cancel are looked for.
+        limits: what it may take of cluster and time; its hours count from here.
 
     Raises:
         UserError: no Ray at the address, or no node can ever hold a trial.
     """
+    limits = limits or Limits()
+    budget = Budget(limits.max_hours)
     entries = plan.to_launch()
     done = sum(not entry.action.launches for entry in plan.entries)
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
     with (
         _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
         _ray(address, scratch),
-        _Stop(console) as stop,
+        _Stop(console, budget) as stop,
     ):
-        _check_fits(plan.sweep.resources)
+        check_fits(plan.sweep.resources)
         if not _is_local(address):
-            check_nodes(plan.sweep, _wanted(plan.sweep.resources))
+            check_nodes(plan.sweep, wanted(plan.sweep.resources))
         run_ids = record()
         from orchestrator.live import LiveView
 
-        lost: set[str] = set()
+        turn = Turn(plan.sweep.name, limits.priority, wanted(plan.sweep.resources))
+        lost, left = set[str](), list[Entry]()
         with LiveView(labels, done, console) as view, Watch(store, plan.sweep.name, stop.cancel):
+
+            def run(ready: Sequence[Entry]) -> Any:
+                results = _tuner(ready, plan, run_ids, scratch, stop.stopper(turn), view, limits).fit()
+                view.put_aside()
+                return results
+
             for stage in stages(entries):
-                ready = _with_teacher(stage, plan.sweep, console)
-                if ready and not stop.requested:
-                    results = _tuner(ready, plan, run_ids, scratch, stop, view).fit()
-                    lost |= {entry.trial_id for entry, result in zip(ready, results, strict=False) if result.error}
-    return Outcome(stop.requested, frozenset(lost))
+                more, still = run_in_rounds(_with_teacher(stage, plan.sweep, console), run, turn, stop, console)
+                lost |= more
+                left += still
+    return Outcome(stop.by if left else None, frozenset(lost))
 
 
 def stages(entries: list[Entry]) -> list[list[Entry]]:
@@ -97,7 +115,13 @@ def _with_teacher(entries: list[Entry], sweep: Sweep, console: Console) -> list[
 
 
 def _tuner(
-    entries: list[Entry], plan: Plan, run_ids: Mapping[str, str], scratch: Path, stop: "_Stop", view: Any
+    entries: Sequence[Entry],
+    plan: Plan,
+    run_ids: Mapping[str, str],
+    scratch: Path,
+    stopper: Any,
+    view: Any,
+    limits: Limits,
 ) -> Any:
     from ray import tune
 
@@ -119,10 +143,11 @@ def _tuner(
         for entry in entries
     ]
     return tune.Tuner(
-        tune.with_resources(TrialActor, {"cpu": resources.cpu, "gpu": resources.gpu}),
+        tune.with_resources(TrialActor, tune.PlacementGroupFactory([wanted(resources)])),
         param_space={"assignment": tune.grid_search(assignments)},
         tune_config=tune.TuneConfig(
             reuse_actors=True,
+            max_concurrent_trials=limits.max_concurrent or resources.max_concurrent,
             trial_name_creator=lambda trial: str(trial.config["assignment"]["trial_id"]),
             trial_dirname_creator=lambda trial: str(trial.config["assignment"]["trial_id"]),
         ),
@@ -134,7 +159,7 @@ def _tuner(
             # the trial's folder holds its checkpoints; Ray keeps none
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[view],
-            stop=stop.stopper(),
+            stop=stopper,
         ),
     )
 
@@ -197,31 +222,15 @@ def _is_local(address: str | None) -> bool:
     return _chosen(address) == "local"
 
 
-def _check_fits(resources: Resources) -> None:
-    """Refuses resources that no node has: Ray would wait for them for ever."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = _wanted(resources)
-    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
-        have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
-        raise UserError(
-            f"resources: a trial wants {resources.cpu:g} CPU and {resources.gpu:g} GPU on one node; nodes have: {have}"
-        )
-
-
-def _wanted(resources: Resources) -> dict[str, float]:
-    """What a trial needs of a node, by Ray's names."""
-    return {"CPU": resources.cpu, "GPU": resources.gpu}
-
-
 class _Stop:
-    """Turns Ctrl-C and SIGTERM into an orderly end: the first asks for it, the second forces it."""
+    """Turns Ctrl-C, SIGTERM and the end of the time into an orderly end. Ctrl-C after that forces it."""
 
-    def __init__(self, console: Console) -> None:
-        self.requested = False
-        self._cancelled: frozenset[str] = frozenset()
-        self._console = console
+    def __init__(self, console: Console, budget: Budget) -> None:
+        self.by: str | None = None
+        """What asked for it: `signal`, `cancel` or `max_hours`."""
+        self.cancelled: frozenset[str] = frozenset()
+        """Ids of trials that somebody wants to end, whatever becomes of the others."""
+        self._console, self._budget = console, budget
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Stop":
@@ -234,23 +243,36 @@ class _Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def requested(self) -> bool:
+        """Whether to end."""
+        if self.by is None and self._budget.used_up:
+            why = f"the {self._budget.hours:g} hours are used up"
+            self._ask("max_hours", f"{why}: running trials save a checkpoint (Ctrl-C stops at once)")
+        return self.by is not None
+
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
+        if self.by is not None:
             raise KeyboardInterrupt
-        self.requested = True
-        self._console.print("stopping: running trials save a checkpoint (once more stops at once)", markup=False)
+        self._ask("signal", "stopping: running trials save a checkpoint (once more stops at once)")
 
     def cancel(self, wanted: Requests) -> None:
         """Hears what somebody wants stopped; called from another thread, and again until it is."""
-        if wanted.trials - self._cancelled:
-            self._console.print(f"cancelled by its user: {', '.join(sorted(wanted.trials))}", markup=False)
-            self._cancelled |= wanted.trials
-        if wanted.sweep and not self.requested:
-            self.requested = True
-            self._console.print("cancelled by its user: running trials save a checkpoint", markup=False)
+        if wanted.trials - self.cancelled:
+            self._say(f"cancelled by its user: {', '.join(sorted(wanted.trials))}")
+            self.cancelled |= wanted.trials
+        if wanted.sweep and self.by is None:
+            self._ask("cancel", "cancelled by its user: running trials save a checkpoint")
 
-    def stopper(self) -> Any:
-        """For Ray Tune: ends every trial once a stop was requested, and those that were cancelled."""
+    def _ask(self, by: str, text: str) -> None:
+        self.by = by
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def stopper(self, turn: Turn) -> Any:
+        """For Ray Tune: ends every trial once a stop was requested or the turn is over, and those cancelled."""
         from ray.tune import Stopper
         from ray.tune.stopper import NoopStopper
 
@@ -258,10 +280,10 @@ class _Stop:
 
         class StopAll(Stopper):  # type: ignore[misc]
             def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-                return result["config"]["assignment"]["trial_id"] in outer._cancelled
+                return result["config"]["assignment"]["trial_id"] in outer.cancelled
 
             def stop_all(self) -> bool:
-                return outer.requested
+                return outer.requested or turn.is_over()
 
             def __reduce__(self) -> tuple[type[NoopStopper], tuple[()]]:
                 # Tune pickles it for Tuner.restore, which flatsweep does not use

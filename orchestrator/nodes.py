@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UserError
+from orchestrator.placement import fits
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, tracking_uri
 from orchestrator.versions import Code, own_code
@@ -32,11 +33,7 @@ def check_nodes(sweep: Sweep, wanted: dict[str, float]) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     folder, name = Folder(sweep.storage) / sweep.name, f".probe-{uuid.uuid4().hex}"
-    fitting = [
-        node
-        for node in ray.nodes()
-        if node["Alive"] and all(node["Resources"].get(kind, 0) >= amount for kind, amount in wanted.items())
-    ]
+    fitting = [node for node in ray.nodes() if node["Alive"] and fits(wanted, node["Resources"])]
     folder.write(name, name.encode())
     try:
         ask = ray.remote(node_problems)

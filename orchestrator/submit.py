@@ -10,6 +10,7 @@ from orchestrator import cancel
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
+from orchestrator.limits import Limits
 from orchestrator.plan import Action, Plan, make_plan, needed_teachers
 from orchestrator.preflight import check
 from orchestrator.recorded import remember
@@ -36,10 +37,16 @@ class Submitted:
     plan: Plan
     """As it was before."""
     launched: int
-    interrupted: bool
+    stopped_by: str | None
+    """What stopped it before every trial was through: `signal`, `cancel` or `max_hours`."""
     after: Plan
     """As it is now."""
     parent_run_id: str | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped before every trial was through."""
+        return self.stopped_by is not None
 
 
 def submit(
@@ -49,6 +56,7 @@ def submit(
     address: str | None = None,
     prepare: Prepare | None = None,
     started: Callable[[], None] | None = None,
+    limits: Limits | None = None,
 ) -> Submitted:
     """Runs what is missing of a sweep, and nothing else.
 
@@ -58,6 +66,7 @@ def submit(
         address: of a Ray cluster.
         prepare: changes the record and the plan first.
         started: called once everything is checked and the runs are made.
+        limits: what it may take of cluster and time.
 
     Raises:
         UserError: the sweep cannot run, or another driver runs it.
@@ -73,7 +82,7 @@ def submit(
             plan = prepare(store, plan)
         entries = plan.to_launch()
         if not entries:
-            return Submitted(plan, 0, False, plan, parent_left)
+            return Submitted(plan, 0, None, plan, parent_left)
         commit = file.commit
         recorded: dict[str, str] = {}
 
@@ -99,17 +108,17 @@ def submit(
         state = "failed"
         try:
             console.print(f"starting Ray for {len(entries)} trials", markup=False, highlight=False)
-            outcome = launch(plan, record, console, address, store)
+            outcome = launch(plan, record, console, address, store, limits)
             # a worker that died while it measured once more has not undone what its trial is
             close_orphans(store, sweep, frozenset() if plan.measure_only else outcome.lost)
-            state = "interrupted" if outcome.interrupted else "finished"
+            state = "interrupted" if outcome.stopped_by else "finished"
         finally:
             if state == "failed":
                 close_orphans(store, sweep)
             if "parent" in recorded:
                 store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, store.trial_runs(sweep.name))
-        return Submitted(plan, len(entries), outcome.interrupted, after, recorded["parent"])
+        return Submitted(plan, len(entries), outcome.stopped_by, after, recorded["parent"])
 
 
 def close_orphans(store: Store, sweep: Sweep, lost: frozenset[str] = frozenset()) -> list[TrialRun]:

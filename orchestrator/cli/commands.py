@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+OUT_OF_TIME = 3
+"""Exit code when the time that was given is used up, and trials are left."""
 
 
 def places(storage: Path | None, tracking_uri: str | None, profile: str | None) -> "Places":
@@ -84,7 +86,7 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
     """Says what a submit or rerun did, and puts table, figures and report on the sweep's run if anything changed.
 
     Returns:
-        The exit code: 0, 1 if trials failed, 130 if it was stopped.
+        The exit code: 0, 1 if trials failed, 130 if it was stopped, 3 if its time was used up.
     """
     from orchestrator.plan import Action
     from orchestrator.settings import trial_labels
@@ -101,7 +103,8 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         write_report(file, existing_store(file))
     failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
     if as_json:
-        print_json({"launched": done.launched, "interrupted": done.interrupted} | plan_json(done.after))
+        stopped = {"interrupted": done.interrupted, "stopped_by": done.stopped_by}
+        print_json({"launched": done.launched} | stopped | plan_json(done.after))
     else:
         out = open_console()
         if not done.after.entries:
@@ -111,16 +114,20 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         if not done.launched:
             out.print(plan_sentence(done.after, None), highlight=False)
         elif done.interrupted:
-            out.print(f"stopped; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
+            why = "stopped, as the time is used up" if done.stopped_by == "max_hours" else "stopped"
+            out.print(f"{why}; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
         labels = trial_labels([entry.trial for entry in (*done.after.teachers, *done.after.entries)])
         for entry in failed:
             out.print(
                 f"failed  {entry.trial_id}  {labels[entry.trial_id]}: {entry.reason}", highlight=False, markup=False
             )
         out.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
-    if done.interrupted:
-        return INTERRUPTED
-    return 1 if failed else 0
+    return stop_code(done) or (1 if failed else 0)
+
+
+def stop_code(done: "Submitted") -> int:
+    """The exit code of a submit that was stopped; 0 where it was not."""
+    return {None: 0, "max_hours": OUT_OF_TIME}.get(done.stopped_by, INTERRUPTED)
 
 
 def chosen_format(output_format: "CorrelationFormat", as_json: bool) -> str:

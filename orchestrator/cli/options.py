@@ -34,6 +34,15 @@ DetachOption = Annotated[
 WheelOption = Annotated[
     Path | None, typer.Option(help="With http://: flatsweep's wheel, whose code is to run on the cluster.")
 ]
+MaxConcurrentOption = Annotated[
+    int | None, typer.Option(min=1, help="Trials at once at most, instead of the file's `resources.max_concurrent`.")
+]
+MaxHoursOption = Annotated[
+    float | None, typer.Option(help="Hours after which it stops, everything saved, with exit code 3; again goes on.")
+]
+PriorityOption = Annotated[
+    int, typer.Option(help="On a cluster: sweeps of a smaller number stop, and go on later, while this one waits.")
+]
 
 
 class TableFormat(StrEnum):

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import typer
 
-from orchestrator.cli.commands import INTERRUPTED, existing_store, open_console, report, report_evaluation, show_answer
+from orchestrator.cli.commands import (
+    INTERRUPTED,
+    existing_store,
+    open_console,
+    report,
+    report_evaluation,
+    show_answer,
+    stop_code,
+)
 from orchestrator.cluster.client import Cluster, is_cluster
 from orchestrator.cluster.request import Request, parse_event
 from orchestrator.errors import UserError
@@ -41,8 +49,9 @@ def carry_out(request: Request, address: str | None = None, started: Callable[[]
     prepare = None
     if request.command == "rerun":
         prepare = rerun_failed(frozenset(options.trials), options.error_class, options.from_scratch)
-    code = report(file, submit(file, console, address=address, prepare=prepare, started=started), options.as_json)
-    if options.correlate and code != INTERRUPTED:
+    done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
+    code = report(file, done, options.as_json)
+    if options.correlate and not done.interrupted:
         show_answer(file)
     return code
 
@@ -55,10 +64,11 @@ def _evaluate(request: Request, address: str | None, started: Callable[[], None]
     assert evaluation is not None  # noqa: S101
     store = existing_store(file)
     prepare = only_measuring(evaluation)
-    done = submit(file, open_console(err=options.as_json), address=address, prepare=prepare, started=started)
+    console = open_console(err=options.as_json)
+    done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
     runs = store.trial_runs(file.sweep.name)
     code = report_evaluation(file, measuring_plan(file.sweep, evaluation, runs), runs, options.as_json)
-    return INTERRUPTED if done.interrupted else code
+    return stop_code(done) or code
 
 
 def send(request: Request, address: str, detach: bool, wheel: Path | None) -> int:

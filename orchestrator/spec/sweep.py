@@ -11,13 +11,14 @@ from pydantic import AfterValidator, Field, ValidationError, field_validator, mo
 from orchestrator.errors import suggest
 from orchestrator.spec import curvature_measures, impossible, landscape_measures, network_measures  # noqa: F401
 from orchestrator.spec.axes import TooManyCells, expand_sweep
-from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, place_of, problem
+from orchestrator.spec.base import Integer, Spec, added_field, digest, place_of, problem
 from orchestrator.spec.data import DATA, Data, Digits
 from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
 from orchestrator.spec.merging import Path as Place
 from orchestrator.spec.methods import METHODS, Method, Standard, Unlabeled, layers
 from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
 from orchestrator.spec.regularizers import REGULARIZERS, Regularizer
+from orchestrator.spec.resources import Resources
 from orchestrator.spec.training import Ball, Training
 
 SHARED = ("data", "model", "training")
@@ -191,17 +192,6 @@ class Evaluation(Spec):
     def evaluation_id(self) -> str:
         """Hash of the settings; another one never means training again."""
         return digest(self)
-
-
-class Resources(Spec):
-    """What one trial occupies."""
-
-    cpu: Annotated[Number, Field(gt=0)] = 1
-    """CPU cores; torch uses as many threads, rounded up."""
-    gpu: Annotated[Number, Field(ge=0)] = 0
-    """GPUs; a fraction packs several trials on one (bookkeeping, not a limit on memory)."""
-    max_retries: Annotated[Integer, Field(ge=0, le=100)] = 3
-    """How often a trial goes on from its last checkpoint after its worker or storage was lost."""
 
 
 class Tracking(Spec):

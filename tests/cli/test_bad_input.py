@@ -72,6 +72,8 @@ CASES = {
     "negative seed": Case(
         "plan s.yaml", "at least 0 (got -1)", "name: x\ngrid:\n  methods: [at]\n  seeds: [-1]\n", line=4
     ),
+    "part of a second GPU": Case("plan s.yaml", "1.5 is neither a fraction", GOOD + "resources: {gpu: 1.5}\n", line=5),
+    "no time": Case("submit s.yaml --max-hours 0", "--max-hours 0: expected hours above 0"),
     "syntax": Case("plan s.yaml", "not valid YAML", "name: x\ngrid: {methods: [at\n", line=3),
     "duplicate key": Case("submit s.yaml", "'name' is given twice, first on line 1", GOOD + "name: y\n", line=5),
     "name is a path": Case("submit s.yaml", "'../y' is not a plain name", GOOD.replace("x", "../y"), line=1),

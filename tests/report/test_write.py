@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow.entities import Metric, RunTag
 
-from orchestrator import commands
+from orchestrator.cli import commands
 from orchestrator.evaluations import Changes, changed, remember
 from orchestrator.plan import make_plan
 from orchestrator.recorded import remember as remember_sweep
@@ -174,10 +174,10 @@ def test_a_submit_that_ran_something_makes_it_anew(recorded: Recorded, capsys: p
     path = recorded.analysis / "report.html"
     path.unlink(missing_ok=True)
     after = make_plan(recorded.file.sweep, recorded.store.trial_runs("small"))
-    nothing = Submitted(after, 0, False, after, recorded.parent)
+    nothing = Submitted(after, 0, None, after, recorded.parent)
     commands.report(recorded.file, nothing, as_json=True)
     assert not path.exists()
-    commands.report(recorded.file, Submitted(after, 2, False, after, recorded.parent), as_json=True)
+    commands.report(recorded.file, Submitted(after, 2, None, after, recorded.parent), as_json=True)
     assert page(path).one("h1").text == "small"
     assert json.loads("[" + capsys.readouterr().out.replace("}\n{", "},\n{") + "]"), "stdout is JSON alone"
 
