@@ -8,18 +8,19 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis import columns
+from orchestrator.analysis.columns import VERSION
 from orchestrator.analysis.correlation import count
 from orchestrator.errors import UserError
 from orchestrator.spec.base import digest
 from orchestrator.spec.data import Data
 from orchestrator.tracking import TrialRun
 
-DIGEST = "data_digest"
-RECORDED = ("device", "git_commit", "flatsweep_version", "torch_version")
-SOURCES = ("other_runs", "data_id", DIGEST, *RECORDED)
+SOURCES = tuple(columns.SOURCES)
 """Columns of every table, all of them text: ids of a trial's older runs, its data, what made it. Those of further
 packages, `<package>_version`, stand behind them."""
-VERSION = "_version"
+DIGEST = "data_digest"
+RECORDED = SOURCES[SOURCES.index(DIGEST) + 1 :]
 SHOWN_LETTERS = 40
 """Of a value, in a sentence."""
 SHOWN_VALUES = 4
@@ -78,12 +79,12 @@ def mixtures(table: pd.DataFrame) -> list[Mixture]:
         table: with the columns `trial_id`, `state` and `SOURCES`. What is not recorded is left out.
     """
     done = table[table["state"] == "finished"].drop_duplicates(["trial_id", "run_id"])
-    columns = [name for name in map(str, table) if name in RECORDED or name.endswith(VERSION)]
+    names = [name for name in map(str, table) if name in RECORDED or name.endswith(VERSION)]
     found = []
     for data_id, rows in done.groupby("data_id", sort=False):
         if data_id and len(digests := _counts(rows[DIGEST])) > 1:
             found.append(Mixture(f"{DIGEST} (of data {data_id!s})", digests, forbidden=True))
-    for name in columns:
+    for name in names:
         if len(values := _counts(done[name])) > 1:
             releases = {tuple(value.split(".")[:2]) for value in values}
             found.append(Mixture(name, values, forbidden=name == f"flatsweep{VERSION}" and len(releases) > 1))

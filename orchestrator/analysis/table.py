@@ -6,16 +6,17 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.sources import SOURCES, VERSION, run_sources
+from orchestrator.analysis import columns
+from orchestrator.analysis.sources import SOURCES, run_sources
 from orchestrator.errors import UserError
 from orchestrator.local_copy import LocalCopy
 from orchestrator.settings import setting_labels
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.tracking import Store, TrialRun
 from workers import layout
 
-SETTINGS = ("trial_id", "checkpoint", "epoch", "method", "method_name", "regularizer", "setting", "seed")
-STATES = ("state", "flags", "error_class", "error", "attempt", "evaluation_id", "run_id")
+SETTINGS, STATES = tuple(columns.SETTINGS), tuple(columns.STATES)
 
 
 def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -58,7 +59,7 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
         sources.append(run_sources(data_sets[0] if len(data_sets) == 1 else None, run))
     table, came_from = pd.DataFrame(rows), pd.DataFrame(sources)
     table["epoch"] = table["epoch"].astype("Int64")
-    values = [key for key in value_keys(sweep) if key in table]
+    values = [key for key in value_keys(sweep.evaluation.measures) if key in table]
     rest = sorted(set(table.columns) - {*SETTINGS, *STATES, *values})
     versions = sorted(set(came_from.columns) - set(SOURCES))
     came_from[versions] = came_from[versions].fillna("")
@@ -73,12 +74,8 @@ def _about(sweep: Sweep) -> dict[Hashable | None, Any]:
         "sweep": sweep.name,
         "evaluation_id": evaluation.evaluation_id,
         "evaluation": evaluation.model_dump(mode="json"),
+        "measures": [measure.model_dump(mode="json") for measure in evaluation.measures],
     }
-
-
-def value_keys(sweep: Sweep) -> list[str]:
-    """Names of everything that is measured, in the order of tables."""
-    return [key for measure in sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118  (a method)
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
@@ -100,7 +97,7 @@ def read_table(
     copy = LocalCopy(sweep, store, fresh)
     runs = copy.trial_runs()
     if "kept" in sweep.evaluation.checkpoints:
-        keys, wanted = value_keys(sweep), sweep.evaluation.evaluation_id
+        keys, wanted = value_keys(sweep.evaluation.measures), sweep.evaluation.evaluation_id
         runs = [run if (at := _prefix(wanted, run)) is None else copy.with_curves(run, keys, at) for run in runs]
     copy.keep()
     return trial_table(sweep, runs, settings)
@@ -137,7 +134,7 @@ def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False, all
         table.attrs = {}
         tables.append(table)
     joined = pd.concat(tables, ignore_index=True)
-    versions = [name for name in map(str, joined) if name.endswith(VERSION)]
+    versions = [name for name in map(str, joined) if name.endswith(columns.VERSION)]
     joined[versions] = joined[versions].fillna("")
     joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names)}
     return joined

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from orchestrator.analysis.columns import COST_NAME, SE
 from orchestrator.analysis.table import one_per_trial
-from orchestrator.report.columns import COST_NAME, SE
 from orchestrator.report.headline import STATES
 
 MARKS = {

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from orchestrator.analysis.columns import SE, words
 from orchestrator.analysis.correlation import CELL, TARGETS, CorrelationResult, Pair, correlate, flatness_columns
 from orchestrator.analysis.table import compared, one_per_trial
 from orchestrator.errors import UserError
-from orchestrator.report.columns import SE, words
 from orchestrator.spec.measures import Measure, Robustness
 
 STATES = ("finished", "running", "pending", "interrupted", "failed", "missing", "measured otherwise")

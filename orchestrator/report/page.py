@@ -12,9 +12,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator import __version__
+from orchestrator.analysis.columns import words
 from orchestrator.analysis.correlation import LeftOut, count
+from orchestrator.analysis.dictionary import groups
 from orchestrator.report import amounts, cells
-from orchestrator.report.columns import dictionary, words
 from orchestrator.report.files import Landscape
 from orchestrator.report.headline import conclude, scope, states
 from orchestrator.report.plots import Curves, payload
@@ -70,7 +71,7 @@ def html(source: Source) -> str:
         failures=cells.failures(table),
         flags=cells.flags(table),
         costs=cells.costs(table),
-        dictionary=dictionary(table, source.measures),
+        dictionary=groups(table, source.measures),
         style="\n".join(_text(name) for name in STYLES),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

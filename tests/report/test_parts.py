@@ -8,15 +8,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from orchestrator.analysis.columns import COST, OTHER, column_of, words
 from orchestrator.analysis.correlation import Coefficient, Pair
 from orchestrator.analysis.figures import COLOURS
 from orchestrator.report import amounts, page
 from orchestrator.report.cells import costs, flags, matrix
-from orchestrator.report.columns import COST, OTHER, SETTINGS, STATES, describe, words
 from orchestrator.report.files import training_curves
 from orchestrator.report.headline import explaining, readable
 from orchestrator.report.plots import DARK_COLOURS, curves
 from orchestrator.report.provenance import facts, public, run_base
+from orchestrator.spec.measures import AverageFlatness
 from orchestrator.spec.sweep import Sweep
 from tests.report.synthetic import runs_of, source_of, sweep_of
 from workers.journal import Journal, Record
@@ -75,16 +76,13 @@ def test_a_name_inside_another_name_stays() -> None:
     )
 
 
-def test_columns_of_settings_states_and_costs_are_described() -> None:
-    from orchestrator.analysis import table
-
-    assert set(SETTINGS) == set(table.SETTINGS) and set(STATES) == set(table.STATES)
-    cost = describe("cost_hessian_trace_seconds")
+def test_columns_of_costs_and_errors_are_described() -> None:
+    cost = column_of("cost_hessian_trace_seconds")
     assert (cost.group, cost.unit) == (COST, "s") and "hessian_trace" in cost.label
-    assert describe("cost_robustness_passes").unit == "passes"
-    error = describe("average_flatness_xi0.5_se", "average_flatness")
+    assert column_of("cost_robustness_passes").unit == "passes"
+    error = column_of("average_flatness_xi0.5_se", AverageFlatness())
     assert (error.unit, error.group) == ("nats", "average_flatness") and error.meaning.startswith("Standard error of")
-    assert describe("anything").group == OTHER
+    assert column_of("anything").group == OTHER
 
 
 def test_what_explains_is_no_loss_and_no_error() -> None:

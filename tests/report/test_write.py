@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from mlflow.entities import Metric, RunTag
 
-from orchestrator import commands
+from orchestrator.cli import commands
 from orchestrator.evaluations import Changes, changed, remember
 from orchestrator.plan import make_plan
 from orchestrator.recorded import remember as remember_sweep
