@@ -11,6 +11,7 @@ from orchestrator.analysis.sources import SOURCES, run_sources
 from orchestrator.errors import UserError
 from orchestrator.local_copy import LocalCopy
 from orchestrator.settings import setting_labels
+from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.tracking import Store, TrialRun
@@ -103,40 +104,49 @@ def read_table(
     return trial_table(sweep, runs, settings)
 
 
-def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False, allow_mixed: bool = False) -> pd.DataFrame:
-    """The tables of several sweeps in one, with the column `sweep` first.
+def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False) -> pd.DataFrame:
+    """The tables of several sweeps in one, with the column `sweep` first; of one sweep, its table.
 
     What is unusual about a trial, the column `setting`, is said against the trials of all sweeps together, so that a
-    cell of one sweep is never taken for another sweep's. A trial that two sweeps hold has its rows twice; `correlate`
-    uses and lists it once.
+    cell of one sweep is a cell of another only where nothing but seeds differ. A trial that two sweeps hold has its
+    rows twice (`sources.counted_once`). Whether the rows may be compared is not looked at
+    (`sources.mixtures`).
 
     Args:
         sources: sweeps of different names, each with its store.
         fresh: as `read_table` takes it.
-        allow_mixed: take values of different evaluation settings together.
 
     Raises:
-        UserError: there is none, two have one name, or they were measured with different settings.
+        UserError: there is none, or two have one name.
     """
     names = [sweep.name for sweep, _ in sources]
     if not names or len(set(names)) < len(names):
         raise UserError(f"sweeps to be read together need different names: {', '.join(names) or 'there is none'}")
-    evaluations = {sweep.name: sweep.evaluation.evaluation_id for sweep, _ in sources}
-    if len(set(evaluations.values())) > 1 and not allow_mixed:
-        which = ", ".join(f"{name} {evaluation_id}" for name, evaluation_id in evaluations.items())
-        raise UserError(f"the sweeps are measured with different settings ({which}): `evaluate` one as the other is")
+    if len(sources) == 1:
+        return read_table(*sources[0], fresh)
     trials = list({trial.trial_id: trial for sweep, _ in sources for trial in sweep.trials()}.values())
     settings = {trial.trial_id: label for trial, label in zip(trials, setting_labels(trials), strict=True)}
     tables = []
     for sweep, store in sources:
         table = read_table(sweep, store, fresh, settings)
-        table.insert(0, "sweep", sweep.name)
+        table.insert(0, columns.SWEEP, sweep.name)
         table.attrs = {}
         tables.append(table)
-    joined = pd.concat(tables, ignore_index=True)
+    joined = _apart(pd.concat(tables, ignore_index=True))
     versions = [name for name in map(str, joined) if name.endswith(columns.VERSION)]
     joined[versions] = joined[versions].fillna("")
-    joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names)}
+    measures = [measure for sweep, _ in sources for measure in _about(sweep)["measures"]]
+    different = [measure for place, measure in enumerate(measures) if measure not in measures[:place]]
+    joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names), "measures": different}
+    return joined
+
+
+def _apart(joined: pd.DataFrame) -> pd.DataFrame:
+    """Networks from elsewhere that sweeps call by one name are no seeds of one cell, unless they are one network."""
+    by_name = joined[joined["method_name"] == EXTERNAL].groupby("method")
+    ambiguous = by_name["trial_id"].transform("nunique").gt(1) & by_name[columns.SWEEP].transform("nunique").gt(1)
+    rows = ambiguous[ambiguous].index
+    joined.loc[rows, "setting"] = f"{columns.SWEEP}=" + joined.loc[rows, columns.SWEEP]
     return joined
 
 
@@ -157,7 +167,8 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     beside its end.
     """
     done = finished(table)
-    last_epoch = done["trial_id"].map(one_per_trial(done).set_index("trial_id")["epoch"])
+    ends = one_per_trial(done).drop_duplicates("trial_id")  # several sweeps may hold one trial
+    last_epoch = done["trial_id"].map(ends.set_index("trial_id")["epoch"])
     best_before_last = (done["checkpoint"] == layout.BEST) & (done["epoch"] < last_epoch)
     return done[(done["checkpoint"] == layout.LAST) | best_before_last.fillna(value=False)].reset_index(drop=True)
 

@@ -14,6 +14,7 @@ from orchestrator.cli.commands import (
     plan_json,
     planned,
     print_json,
+    publish,
     recorded_table,
     records,
     report,
@@ -126,9 +127,16 @@ def submit(
     if then_correlate and as_json:
         raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
-    code = report(file, run(file, open_console(err=as_json), address=address), as_json)
+    done = run(file, open_console(err=as_json), address=address)
+    published = publish(file, done)
+    code = report(file, done, as_json)
     if then_correlate and code != INTERRUPTED:
-        show_answer(file)
+        from orchestrator.analysis.answer import answer
+        from orchestrator.analysis.sources import refuse_mixed
+
+        found = published or answer(file.sweep, existing_store(file))
+        refuse_mixed(found.mixtures)
+        show_answer(found)
     raise typer.Exit(code)
 
 
@@ -154,6 +162,7 @@ def rerun(
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
     prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
     done = run(file, open_console(err=as_json), address=address, prepare=prepare)
+    publish(file, done)
     raise typer.Exit(report(file, done, as_json))
 
 

@@ -17,7 +17,7 @@ from workers import layout
 DARK_COLOURS = ("#5AA9E6", "#F28A45", "#2FC79B", "#E3A1C8", "#F2B93B", "#9AD4F7", "#E9E9EC")
 """`COLOURS`, light enough for small marks on a dark page."""
 SCALE_STOPS = 17
-LABELS = ("method", "method_name", "regularizer", "setting", "checkpoint")
+LABELS = ("method", "method_name", "regularizer", "setting", "checkpoint", "sweep")
 """Columns of text that colour, shape and tooltips may use."""
 PLACES = ("trial_id", "run_id", "flags")
 COUNTS = ("seed", "epoch", "attempt")

@@ -218,9 +218,7 @@ def test_several_sweeps_in_one_table(place: Place) -> None:
     with pytest.raises(UserError, match="need different names: one, one"):
         read_tables([sides[0], sides[0]])
     otherwise = place.two.file.sweep.model_copy(update={"evaluation": changed(sides[0][0], Changes(seed=5))})
-    with pytest.raises(UserError, match="measured with different settings"):
-        read_tables([sides[0], (otherwise, place.two.store)])
-    both = read_tables([sides[0], (otherwise, place.two.store)], allow_mixed=True)
+    both = read_tables([sides[0], (otherwise, place.two.store)])
     assert list(both["state"]) == ["finished"] * 4 + ["measured otherwise"] * 2
 
 
