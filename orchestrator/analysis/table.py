@@ -146,7 +146,8 @@ def _apart(joined: pd.DataFrame) -> pd.DataFrame:
     by_name = joined[joined["method_name"] == EXTERNAL].groupby("method")
     ambiguous = by_name["trial_id"].transform("nunique").gt(1) & by_name[columns.SWEEP].transform("nunique").gt(1)
     rows = ambiguous[ambiguous].index
-    joined.loc[rows, "setting"] = f"{columns.SWEEP}=" + joined.loc[rows, columns.SWEEP]
+    found = joined.loc[rows]
+    joined.loc[rows, "method"] = found["method"].str.removesuffix(")") + ", sweep=" + found[columns.SWEEP] + ")"
     return joined
 
 
