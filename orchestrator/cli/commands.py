@@ -85,28 +85,32 @@ def recorded_table(
     return file, read_table(with_evaluation(file.sweep, evaluation), existing_store(file), fresh)
 
 
-def publish(file: "SweepFile", done: "Submitted") -> "Answer | None":
+def publish(file: "SweepFile", done: "Submitted") -> "tuple[Answer | None, Path | None]":
     """Puts table, figures and report on the sweep's run after a submit or rerun, if it changed anything.
 
     Returns:
-        The answer, where there is one.
+        The answer, where there is one, and where the report is.
     """
     from orchestrator.plan import Action
 
-    found = None
-    if done.launched:
-        from orchestrator.analysis.answer import publish as publish_answer
-        from orchestrator.report.write import write_report
+    if not done.launched:
+        return None, None
+    from orchestrator.analysis.answer import publish as publish_answer
+    from orchestrator.report.write import write_report
 
-        store = existing_store(file)
-        if done.after.counts()[Action.DONE]:
-            found = publish_answer(file.sweep, store)
-        write_report([(file, store)], result=found.correlation if found else None)
-    return found
+    store = existing_store(file)
+    found = publish_answer(file.sweep, store) if done.after.counts()[Action.DONE] else None
+    return found, write_report([(file, store)], result=found.correlation if found else None)
 
 
-def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
+def report(file: "SweepFile", done: "Submitted", page: Path | None, as_json: bool) -> int:
     """Says what a submit or rerun did.
+
+    Args:
+        file: the sweep.
+        done: what was done.
+        page: where its report is, if one was made.
+        as_json: as plain data.
 
     Returns:
         The exit code: 0, 1 if trials failed, 130 if it was stopped.
@@ -118,7 +122,8 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
 
     failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
     if as_json:
-        print_json({"launched": done.launched, "interrupted": done.interrupted} | plan_json(done.after))
+        did = {"launched": done.launched, "interrupted": done.interrupted, "report": str(page) if page else None}
+        print_json(did | plan_json(done.after))
     else:
         out = open_console()
         if not done.after.entries:
@@ -134,7 +139,11 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
             out.print(
                 f"failed  {entry.trial_id}  {labels[entry.trial_id]}: {entry.reason}", highlight=False, markup=False
             )
-        out.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"store   {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
+        if page:
+            out.print(
+                f"report  {page}  (a web page: open it in a browser)", highlight=False, markup=False, soft_wrap=True
+            )
     if done.interrupted:
         return INTERRUPTED
     return 1 if failed else 0

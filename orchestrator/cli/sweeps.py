@@ -128,8 +128,8 @@ def submit(
         raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
     done = run(file, open_console(err=as_json), address=address)
-    published = publish(file, done)
-    code = report(file, done, as_json)
+    published, page = publish(file, done)
+    code = report(file, done, page, as_json)
     if then_correlate and code != INTERRUPTED:
         from orchestrator.analysis.answer import answer
         from orchestrator.analysis.sources import refuse_mixed
@@ -162,8 +162,8 @@ def rerun(
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
     prepare = rerun_failed(frozenset(trial or ()), error_class.value if error_class else None, from_scratch)
     done = run(file, open_console(err=as_json), address=address, prepare=prepare)
-    publish(file, done)
-    raise typer.Exit(report(file, done, as_json))
+    _, page = publish(file, done)
+    raise typer.Exit(report(file, done, page, as_json))
 
 
 @group.command()

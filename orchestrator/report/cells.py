@@ -62,6 +62,11 @@ class Matrix:
         return any(row.setting for row in self.rows)
 
     @property
+    def with_holes(self) -> bool:
+        """Whether a method lacks a regulariser that another one has."""
+        return any(cell is None for row in self.rows for cell in row.cells)
+
+    @property
     def states(self) -> list[str]:
         """Those that are there, in order."""
         found = {share.state for row in self.rows for cell in row.cells for share in cell or ()}

@@ -183,11 +183,11 @@ def test_a_submit_that_ran_something_makes_it_anew(recorded: Recorded, capsys: p
     path.unlink(missing_ok=True)
     after = make_plan(recorded.file.sweep, recorded.store.trial_runs("small"))
     nothing = Submitted(after, 0, False, after, recorded.parent)
-    assert commands.publish(recorded.file, nothing) is None
+    assert commands.publish(recorded.file, nothing) == (None, None)
     assert not path.exists()
     done = Submitted(after, 2, False, after, recorded.parent)
-    commands.publish(recorded.file, done)
-    assert commands.report(recorded.file, done, as_json=True) == 1
+    assert commands.publish(recorded.file, done) == (None, path), "no result lies in the folders"
+    assert commands.report(recorded.file, done, path, as_json=True) == 1
     assert page(path).one("h1").text == "small"
     assert json.loads("[" + capsys.readouterr().out.replace("}\n{", "},\n{") + "]"), "stdout is JSON alone"
 
