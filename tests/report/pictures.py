@@ -13,8 +13,6 @@ from tests.report.browser import Browser, browsing
 
 TALL = 1500
 """Pixels of every picture from the top of the page."""
-WIDE = 1400
-"""Pixels of the row of pictures."""
 
 
 def picture(browser: Browser, page: Path, file: Path, width: int, dark: bool, touch: bool = False) -> Image.Image:
@@ -43,10 +41,9 @@ def main(page: Path) -> None:
         light = picture(browser, page, file, 1200, dark=False)
         others = [picture(browser, page, file, 1200, dark=True)]
         others += [picture(browser, page, file, 390, dark, touch=True) for dark in (False, True)]
-    row = beside(others)
-    row = row.resize((WIDE, row.height * WIDE // row.width), Image.Resampling.LANCZOS)
-    for name, made in ((f"{page.stem}.png", light), (f"{page.stem}-dark-phone.png", row)):
-        made.save(page.with_name(name), optimize=True)
+    for name, made in ((f"{page.stem}.png", light), (f"{page.stem}-dark-phone.png", beside(others))):
+        # by octree: other palettes give the colours of the few small marks away
+        made.quantize(256, Image.Quantize.FASTOCTREE).save(page.with_name(name), optimize=True)
 
 
 if __name__ == "__main__":

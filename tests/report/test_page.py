@@ -252,7 +252,7 @@ def test_failures_costs_flags_and_sources(parsed: Element, source: Source) -> No
     flagged = (source.table["flags"] != "").sum()
     assert rows_of(section(parsed, "flags").one("table"))[1][2] == str(flagged)
     provenance = section(parsed, "provenance").text
-    for text in ("flatsweep 0.1.0", "Ray 2.60.0", "MLflow 3.17.0", "41d6" * 10, "9f2c" * 16, "host 1 (19 trials)"):
+    for text in ("flatsweep 0.1.0", "Ray 2.60.0", "MLflow 3.17.0", "41d6" * 10, "9f2c" * 16, "host 2 (19 trials)"):
         assert text in provenance
     assert "methods: [at, mart]" in provenance
 
