@@ -8,6 +8,10 @@ import typer
 
 DEFAULT_FILE = "experiments.yaml"
 SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
+SweepsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"Sweep files, or names of sweeps submitted before; {DEFAULT_FILE} if none is given."),
+]
 ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's profiles, whose changes apply.")]
 StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
 TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
@@ -19,7 +23,7 @@ FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Fetch every run anew, not only those that changed since the last look.")
 ]
 AllowMixedOption = Annotated[
-    bool, typer.Option("--allow-mixed", help="Take trials together that were made with different data or releases.")
+    bool, typer.Option("--allow-mixed", help="Take trials together that differ in data, release or measuring.")
 ]
 AddressOption = Annotated[
     str | None,

@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -11,6 +12,7 @@ from orchestrator.cli.commands import (
     INTERRUPTED,
     existing_store,
     open_console,
+    publish,
     report,
     report_evaluation,
     show_answer,
@@ -19,6 +21,10 @@ from orchestrator.cli.commands import (
 from orchestrator.cluster.client import Cluster, is_cluster
 from orchestrator.cluster.request import Request, parse_event
 from orchestrator.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.answer import Answer
+    from orchestrator.spec.loading import SweepFile
 
 
 def carry_out_where(request: Request, address: str | None, detach: bool, wheel: Path | None) -> int:
@@ -50,10 +56,20 @@ def carry_out(request: Request, address: str | None = None, started: Callable[[]
     if request.command == "rerun":
         prepare = rerun_failed(frozenset(options.trials), options.error_class, options.from_scratch)
     done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
-    code = report(file, done, options.as_json)
+    published, page = publish(file, done)
+    code = report(file, done, page, options.as_json)
     if options.correlate and not done.interrupted:
-        show_answer(file)
+        _show_answer(file, published)
     return code
+
+
+def _show_answer(file: "SweepFile", published: "Answer | None") -> None:
+    from orchestrator.analysis.answer import answer
+    from orchestrator.analysis.sources import refuse_mixed
+
+    found = published or answer(file.sweep, existing_store(file))
+    refuse_mixed(found.mixtures)
+    show_answer(found)
 
 
 def _evaluate(request: Request, address: str | None, started: Callable[[], None] | None) -> int:

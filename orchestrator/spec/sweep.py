@@ -13,7 +13,7 @@ from orchestrator.spec import curvature_measures, impossible, landscape_measures
 from orchestrator.spec.axes import TooManyCells, expand_sweep
 from orchestrator.spec.base import Integer, Spec, added_field, digest, place_of, problem
 from orchestrator.spec.data import DATA, Data, Digits
-from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
+from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness, value_keys
 from orchestrator.spec.merging import Path as Place
 from orchestrator.spec.methods import METHODS, Method, Standard, Unlabeled, layers
 from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
@@ -183,7 +183,7 @@ class Evaluation(Spec):
     @field_validator("measures")
     @classmethod
     def _no_value_twice(cls, value: tuple[Measure, ...]) -> tuple[Measure, ...]:
-        keys = [key for measure in value for key in measure.keys()]  # noqa: SIM118  (a method)
+        keys = value_keys(value)
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"two measures would record the same value: {', '.join(twice)}")
         return value

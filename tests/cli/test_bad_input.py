@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.spec.loading import load_sweep_file
+from orchestrator.spec.measures import value_keys
 from orchestrator.tracking import Store
 
 GOOD = "name: x\ngrid:\n  methods: [at]\n  seeds: [0]\n"  # lines 1 to 4
@@ -257,7 +258,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.prepare()
     parent = store.open_parent(sweep, GOOD, "")
     ids = [store.create_trial_run(trial, sweep.evaluation, "x", parent, "") for trial in sweep.trials()]
-    keys = [key for measure in sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118
+    keys = value_keys(sweep.evaluation.measures)
     for key in keys:
         store.client.log_metric(ids[0], key, 0.5, step=20)
     store.set_state(ids[0], "finished", {"evaluation_id": sweep.evaluation.evaluation_id})

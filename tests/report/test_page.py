@@ -120,7 +120,7 @@ def hostile_source() -> Source:
     table.loc[::3, "flags"] = f"{HOSTILE}: {HOSTILE}"
     table["run_id"] = HOSTILE
     facts = [replace(fact, label=HOSTILE, values=((HOSTILE, 3), ("b", 1))) for fact in made.facts]
-    texts = {"name": HOSTILE, "text": HOSTILE, "store": HOSTILE}
+    texts: dict[str, Any] = {"name": HOSTILE, "texts": {HOSTILE: HOSTILE}, "stores": [HOSTILE], "mixed": [HOSTILE]}
     figures = [Landscape(HOSTILE, "data:image/svg+xml;base64,")]
     return replace(made, table=table, facts=facts, landscapes=figures, landscapes_left=[HOSTILE], **texts)
 
@@ -252,7 +252,7 @@ def test_failures_costs_flags_and_sources(parsed: Element, source: Source) -> No
     flagged = (source.table["flags"] != "").sum()
     assert rows_of(section(parsed, "flags").one("table"))[1][2] == str(flagged)
     provenance = section(parsed, "provenance").text
-    for text in ("flatsweep 0.1.0", "Ray 2.60.0", "MLflow 3.17.0", "41d6" * 10, "9f2c" * 16, "node-0 (19 trials)"):
+    for text in ("flatsweep 0.1.0", "Ray 2.60.0", "MLflow 3.17.0", "41d6" * 10, "9f2c" * 16, "host 2 (19 trials)"):
         assert text in provenance
     assert "methods: [at, mart]" in provenance
 
