@@ -185,9 +185,8 @@ class _Sync:
         self._done.parent = "made"
         if self._store is None or self._done.dry_run:
             return "new"
-        made = sorted(
-            (stored.origin for stored in found if stored.origin.made_ms), key=lambda origin: origin.made_ms or 0
-        )
+        origins = (stored.origin for stored in found if stored.origin.made_ms and not stored.is_external)
+        made = sorted(origins, key=lambda origin: origin.made_ms or 0)
         source, made_ms = (made[0].tags, made[0].made_ms) if made else ({}, None)
         profile = made[-1].profile if made else self._file.profile
         return self._store.create_parent(self._sweep.name, text, source, profile, made_ms)
