@@ -2,11 +2,15 @@
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
+from orchestrator.doctor.examine import Examined
+from orchestrator.doctor.finding import Level
 from orchestrator.spec.loading import SweepFile
 from orchestrator.sync import Synced
 
+COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.PROBLEM: "red"}
 MAX_ROWS = 40
 """Runs that a table lists."""
 
@@ -37,8 +41,8 @@ def show_synced(done: Synced, out: Console) -> None:
         out.print(table)
         if len(done.sent) > MAX_ROWS:
             out.print(f"and {len(done.sent) - MAX_ROWS} more", highlight=False)
-    for one in done.left:
-        out.print(f"left out  {one.name}: {one.reason}", highlight=False, markup=False, soft_wrap=True)
+    for name, reason in done.left:
+        out.print(f"left out  {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
     for note in done.notes:
         out.print(f"note  {note}", highlight=False, markup=False, soft_wrap=True)
     out.print(sentence(done), highlight=False, markup=False, soft_wrap=True)
@@ -57,3 +61,18 @@ def sentence(done: Synced) -> str:
     if done.parent:
         parts.append(f"the sweep's own run {word}{done.parent}")
     return f"{', '.join(parts)}{f'; {word}sent: {what}' if what else ''}"
+
+
+def show_examined(done: Examined, out: Console) -> None:
+    """A table of all findings; then what was mended, and how many are bad."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in ("check", "", "what", "how to mend it"):
+        table.add_column(heading, overflow="fold")
+    for finding in done.findings:
+        level = f"[{COLOURS[finding.level]}]{finding.level}[/]"
+        table.add_row(finding.check, level, escape(finding.what), escape(finding.mend))
+    out.print(table)
+    for line in done.fixed:
+        out.print(f"fix  {line}", highlight=False, markup=False, soft_wrap=True)
+    counts = {level: sum(finding.level is level for finding in done.findings) for level in Level}
+    out.print(", ".join(f"{count} {level}" for level, count in counts.items()), highlight=False)
