@@ -76,16 +76,16 @@ def _left_runs(runs: Sequence[TrialRun], worked_on: set[str]) -> Iterator[Findin
         what = f"{_ids(busy)} still worked on, though the driver is gone: the worker ends by itself"
         yield Finding(CHECK, Level.WARNING, what, "look again in a minute")
     if dead := [run.trial_id for run in running if run.trial_id not in worked_on]:
-        what = f"{_ids(dead)} RUNNING, and no driver and no worker has them"
+        what = f"{_ids(dead)} RUNNING, while no driver and no worker is there"
         yield Finding(CHECK, Level.PROBLEM, what, f"{FIX} closes them; `flatsweep submit` goes on with them")
     if waiting := [run.trial_id for run in runs if run.status == "SCHEDULED" and run.trial_id not in worked_on]:
-        what = f"{_ids(waiting)} SCHEDULED, and no driver has them"
+        what = f"{_ids(waiting)} SCHEDULED, while no driver is there"
         yield Finding(CHECK, Level.WARNING, what, "`flatsweep submit` runs them")
 
 
 def _parent(store: Store | None, sweep: Sweep) -> Iterator[Finding]:
     if store is not None and _parent_is_open(store, sweep):
-        what = "the sweep's own run says RUNNING, and no driver has it"
+        what = "the sweep's own run says RUNNING, while no driver is there"
         yield Finding(CHECK, Level.PROBLEM, what, f"{FIX} closes it")
 
 

@@ -91,6 +91,8 @@ def _room(question: Question, where: str) -> list[Finding]:
         level = Level.WARNING if free < FLOOR_BYTES else Level.OK
         what = f"{size(free)} are free; no trial tells yet what one needs ({size(FLOOR_BYTES)} is the floor)"
         return [Finding(CHECK, level, what, "make room" if level is Level.WARNING else "")]
+    if not need.trials:
+        return [Finding(CHECK, Level.OK, f"{size(free)} are free, and every trial is trained")]
     level = Level.PROBLEM if free < need.total else Level.WARNING if free < 2 * need.total else Level.OK
     what = f"{size(free)} are free; {need.trials} trials to come need about {size(need.total)} ({size(need.each)} each)"
     return [Finding(CHECK, level, what, "make room, or another storage" if level is not Level.OK else "")]

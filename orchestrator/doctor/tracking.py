@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from orchestrator.doctor.finding import Finding, Level, Question, first_line
+from orchestrator.report.provenance import public
 from orchestrator.tracking import database_file, database_problem
 
 CHECK = "tracking"
@@ -47,7 +48,7 @@ def answer_problem(uri: str) -> Finding | None:
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
-    shown = _without_password(uri)
+    shown = public(uri)
     try:
         creds = get_default_host_creds(uri)
         reply = http_request(
@@ -83,21 +84,23 @@ def _refusal(uri: str, host: str, status: int, text: str, named: bool) -> Findin
 
 
 def _unreachable(uri: str, error: BaseException) -> Finding:
-    import requests
-
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
         causes.append(cause)
+    names = {type(cause).__name__ for cause in causes}
     kinds = {
-        requests.exceptions.SSLError: ("does not prove who it is (TLS)", "give http:// if it has no TLS, else set "
-                                       "MLFLOW_TRACKING_SERVER_CERT_PATH"),
-        requests.exceptions.ConnectTimeout: ("cannot be reached: no answer to a connection", "look at the address and "
-                                             "the firewalls between"),
-        requests.exceptions.ReadTimeout: (f"does not answer within {ANSWER_SECONDS} s", "look whether it is overloaded "
-                                          "or its database hangs"),
-    }  # fmt: skip
+        "SSLError": (
+            "does not prove who it is (TLS)",
+            "give http:// if it has no TLS, else set MLFLOW_TRACKING_SERVER_CERT_PATH",
+        ),
+        "ConnectTimeout": ("cannot be reached: nothing answers", "look at the address and the firewalls between"),
+        "ReadTimeoutError": (
+            f"does not answer within {ANSWER_SECONDS} s",
+            "look whether it is overloaded or its database hangs",
+        ),
+    }
     for kind, (said, mend) in kinds.items():
-        if any(isinstance(cause, kind) for cause in causes):
+        if kind in names:
             return Finding(CHECK, Level.PROBLEM, f"the server {uri} {said}", mend)
     text = " ".join(str(cause) for cause in causes)
     if "Name or service not known" in text or "name resolution" in text or "NameResolution" in text:
@@ -106,11 +109,6 @@ def _unreachable(uri: str, error: BaseException) -> Finding:
         return Finding(CHECK, Level.PROBLEM, f"nothing listens at {uri}", "start the server, or give its right address")
     what = f"the server {uri} cannot be asked: {first_line(causes[-1])}"
     return Finding(CHECK, Level.PROBLEM, what, "look at the address, and whether the server is up")
-
-
-def _without_password(uri: str) -> str:
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _first_use(question: Question, file: Path) -> Finding:
@@ -130,14 +128,14 @@ def _written(uri: str, question: Question, remark: str = "") -> Finding:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    shown = _without_password(uri)
+    shown = public(uri)
     try:
         left = _Run(uri, question).write()
     except (MlflowException, SQLAlchemyError, OSError, _DifferentError) as error:
         what = f"a run cannot be written to {shown}: {first_line(error)}"
         mend = "look at the permissions of the store and of its artifacts, and for another program that locks it"
         return Finding(CHECK, Level.PROBLEM, what, mend)
-    return Finding(CHECK, Level.OK, f"{remark and 'a store works'}{remark}" if remark else f"{shown}: {left}")
+    return Finding(CHECK, Level.OK, f"a store works{remark}" if remark else f"{shown}: {left}")
 
 
 class _DifferentError(Exception):
