@@ -26,8 +26,9 @@ from orchestrator.rounds import run_in_rounds
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, tracking_uri
+from workers.storage import Folder
 
-SCRATCH_PREFIX = "flatsweep-"
+SCRATCH_PREFIX, SCRATCH_NOTE = "flatsweep-", ".driver.scratch"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def launch(
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
     with (
         _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
-        _ray(address, scratch),
+        ray_session(address, scratch),
         _Stop(console, budget) as stop,
     ):
         check_fits(plan.sweep.resources)
@@ -164,14 +165,22 @@ def _tuner(
     )
 
 
+def left_scratch(sweep_folder: Folder) -> Path | None:
+    """The scratch folder that a driver noted; once it is dead, nobody needs it."""
+    if not sweep_folder.exists(SCRATCH_NOTE):
+        return None
+    left = Path(sweep_folder.read(SCRATCH_NOTE).decode())
+    return left if left.name.startswith(SCRATCH_PREFIX) else None
+
+
 @contextlib.contextmanager
 def _scratch(sweep_folder: Path) -> Iterator[Path]:
     """A folder for what Ray writes; nothing in it is needed afterwards. Its path is short, as sockets' paths must be.
 
     A killed driver leaves its own behind: the next one finds it noted in the sweep's folder and removes it.
     """
-    note = sweep_folder / ".driver.scratch"
-    if note.exists() and (left := Path(note.read_text())).name.startswith(SCRATCH_PREFIX):
+    note = sweep_folder / SCRATCH_NOTE
+    if (left := left_scratch(Folder(str(sweep_folder)))) is not None:
         shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
     note.write_text(str(folder))
@@ -183,7 +192,7 @@ def _scratch(sweep_folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, scratch: Path) -> Iterator[None]:
+def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
     """A connection to the cluster at `address` or RAY_ADDRESS, or a Ray of our own that is stopped again."""
     address = _chosen(address)
     # before ray is imported: it reads these at import, and its processes inherit them

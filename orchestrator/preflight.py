@@ -21,7 +21,7 @@ def check(sweep: Sweep, address: str | None = None) -> None:
         UserError: with every problem found, one line each.
     """
     problems = [f"data: {obstacle}" for data in sweep.data_sets() if (obstacle := data.obstacle())]
-    places = (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep), _address_problem(address))
+    places = (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep), address_problem(address))
     problems += [problem for problem in places if problem]
     if problems:
         raise UserError("\n".join(problems))
@@ -64,7 +64,7 @@ def _server_problem(uri: str, host: str | None, port: int) -> str | None:
         return f"tracking: no answer from the tracking server {uri}: {error}"
 
 
-def _address_problem(address: str | None) -> str | None:
+def address_problem(address: str | None) -> str | None:
     """Ray itself tries an address where nobody listens for many minutes."""
     address = address or os.environ.get("RAY_ADDRESS")
     if not address or address in {"local", "auto"}:

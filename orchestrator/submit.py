@@ -11,12 +11,15 @@ from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
 from orchestrator.limits import Limits
+from orchestrator.origins import note
 from orchestrator.plan import Action, Plan, make_plan, needed_teachers
 from orchestrator.preflight import check
 from orchestrator.recorded import remember
+from orchestrator.run_content import RunContent
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, TrialRun
+from orchestrator.versions import source_tags
 from workers.failures import ErrorClass, StorageError
 from workers.journal import Journal, Record
 from workers.storage import Folder
@@ -95,10 +98,12 @@ def submit(
             console.print(
                 f"recording {len(entries)} runs in {store.uri}", markup=False, highlight=False, soft_wrap=True
             )
+            tags, new = source_tags(commit), [entry.trial_id for entry in entries if entry.run is None]
+            note(Folder(sweep.storage) / sweep.name, new, tags, file.profile)
             run_ids = {
                 entry.trial_id: entry.run.run_id
                 if entry.run
-                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, parent, commit)
+                else store.create_run(RunContent.of_trial(entry.trial, sweep.evaluation), sweep.name, parent, tags)
                 for entry in entries
             }
             if started:

@@ -60,6 +60,15 @@ class Folder:
         """
         return bytes(self._fs.cat_file(self._at(name)))
 
+    def modified(self, name: str) -> float:
+        """When a file was written, by the storage's clock: seconds since 1970.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        self._fs.invalidate_cache(self._path)
+        return float(self._fs.modified(self._at(name)).timestamp())
+
     def write(self, name: str, content: bytes) -> None:
         """Writes the whole file: afterwards the name holds either the old content or the new, whatever dies."""
         if not self._is_local:
