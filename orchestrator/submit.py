@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from orchestrator.addresses import shown
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
@@ -76,7 +77,7 @@ def submit(
             remember(file)
             recorded["parent"] = store.open_parent(sweep, file.text, base, file.profile)
             console.print(
-                f"recording {len(entries)} runs in {store.uri}", markup=False, highlight=False, soft_wrap=True
+                f"recording {len(entries)} runs in {shown(store.uri)}", markup=False, highlight=False, soft_wrap=True
             )
             return {
                 entry.trial_id: entry.run.run_id
