@@ -172,24 +172,27 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with _on_loopback() if address == "local" else contextlib.nullcontext():
-        yield from _connected(address, scratch)
+    with _on_loopback() if address == "local" else contextlib.nullcontext(), _connected(address, scratch):
+        yield
 
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
     """Ray's processes listen on the loopback address alone, as they do on macOS and Windows; else on every one."""
-    os.environ[LOOPBACK_SWITCH] = "0"  # for Ray's processes
     from ray._private import ray_constants
 
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    users, before = os.environ.get(LOOPBACK_SWITCH), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK_SWITCH], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and for this one
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[LOOPBACK_SWITCH]
+        os.environ.pop(LOOPBACK_SWITCH)
+        if users is not None:
+            os.environ[LOOPBACK_SWITCH] = users
 
 
+@contextlib.contextmanager
 def _connected(address: str, scratch: Path) -> Iterator[None]:
     import ray
 

@@ -5,7 +5,7 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.addresses import is_server
+from orchestrator.addresses import is_database, is_server
 from orchestrator.errors import UserError
 from orchestrator.serving.database import schema_problem
 from orchestrator.serving.probe import server_problem
@@ -51,13 +51,14 @@ def _tracking_problem(sweep: Sweep) -> str | None:
     uri = tracking_uri(sweep)
     if (file := database_file(uri)) is not None and (problem := database_problem(file)):
         return problem
-    scheme = urlsplit(uri).scheme
     if is_server(uri):
         found = server_problem(uri, sweep.experiment)
-    elif scheme in {"", "file"}:
+    elif is_database(uri):
+        found = schema_problem(uri)
+    elif urlsplit(uri).scheme in {"", "file"} and not uri.startswith("databricks"):
         found = f"MLflow no longer writes to plain folders ({uri}); use sqlite:///FILE or a server's address"
     else:
-        found = None if scheme == "databricks" else schema_problem(uri)
+        found = None
     return f"tracking: {found}" if found else None
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.addresses import hidden, is_server, shown
+from orchestrator.addresses import hidden, is_database, is_server, shown, with_driver
 from orchestrator.errors import UserError
+from orchestrator.serving.database import schema_problem
 from orchestrator.spec.base import Spec, digest, flatten
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.external import External
@@ -30,7 +31,8 @@ DATABASE = "mlflow.db"
 
 def tracking_uri(sweep: Sweep) -> str:
     """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage."""
-    return sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.storage}/{DATABASE}"
+    given = sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return with_driver(given) if given else f"sqlite:///{sweep.storage}/{DATABASE}"
 
 
 def database_file(uri: str) -> Path | None:
@@ -149,6 +151,8 @@ class Store:
             if problem := database_problem(file):  # MLflow would try for half a minute and end in a traceback
                 raise UserError(problem)
             file.parent.mkdir(parents=True, exist_ok=True)
+        elif is_database(uri) and (problem := schema_problem(uri)):  # likewise
+            raise UserError(f"tracking: {problem}")
         return cls(uri, sweep.experiment, Path(sweep.storage) / "artifacts")
 
     @classmethod
@@ -160,10 +164,11 @@ class Store:
     @contextlib.contextmanager
     def _reached(self) -> Iterator[None]:
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (MlflowException, OSError) as error:
+        except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
             reason = hidden(str(error), self.uri).splitlines()[0][:300]
             raise UserError(f"the tracking store {shown(self.uri)} cannot be used: {reason}") from error
 
