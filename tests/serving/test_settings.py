@@ -175,7 +175,7 @@ def users_database(file: Path, **passwords: str) -> str:
 def test_users_with_mlflows_former_default_password(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     uri = users_database(tmp_path / "one.db", admin="password1234")
     server._check_database(uri, "admin", GOOD)  # the given one takes its place: test_server.py
-    with pytest.raises(UserError, match="^admin of sqlite:.* former default password: start once with --admin admin"):
+    with pytest.raises(UserError, match=r"^admin of sqlite:.* former default password: start once with --admin admin"):
         server._check_database(uri, "boss", GOOD)
     assert capsys.readouterr().err == ""
     uri = users_database(tmp_path / "two.db", admin="another-good-password")
@@ -195,9 +195,8 @@ def revised(file: Path, revision: str) -> str:
 
 def test_databases_of_other_mlflows(tmp_path: Path) -> None:
     old = schema_problem(revised(tmp_path / "old.db", "451aebb31d03"))  # MLflow 1.0's
-    assert (
-        old and "older MLflow (schema 451aebb31d03" in old and f"mlflow db upgrade sqlite:///{tmp_path}/old.db" in old
-    )
+    assert old and "older MLflow (schema 451aebb31d03" in old
+    assert f"`mlflow db upgrade sqlite:///{tmp_path}/old.db`" in old and "PGPASSWORD" not in old
     new = schema_problem(revised(tmp_path / "new.db", "fedcba987654"))
     assert new and "is of another MLflow (schema fedcba987654" in new and "newer MLflow" in new
     assert schema_problem(f"sqlite:///{tmp_path}/none.db") is None and not (tmp_path / "none.db").exists()
