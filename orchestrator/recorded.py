@@ -1,5 +1,6 @@
 """Which sweep a command means: a sweep file, or the name of a sweep that was submitted before."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from pydantic import ValidationError
 from orchestrator.addresses import refusal
 from orchestrator.errors import UserError, suggest
 from orchestrator.spec.loading import SweepFile, load_sweep_file
-from orchestrator.spec.sweep import Sweep
+from orchestrator.spec.sweep import NAME_PATTERN, Sweep
 from workers.storage import Folder
 
 TEXT_FILE, SWEEP_FILE = "sweep.yaml", "sweep.json"
@@ -39,7 +40,7 @@ def open_sweep(name: str, places: Places) -> SweepFile:
             a password in it.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
+    if path.suffix in {".yaml", ".yml"} or os.path.exists(path):  # noqa: PTH110  (Path's own raises for long names)
         file = load_sweep_file(path, places.profile)
     elif places.profile is not None:
         raise UserError(
@@ -59,12 +60,12 @@ def open_sweep(name: str, places: Places) -> SweepFile:
 
 
 def _recorded(name: str, storage: Path) -> SweepFile:
-    # a path in the name is looked up by its last part only, so that no name leads out of the storage
-    folder = storage / Path(name).name / SWEEP_FILE
-    if Path(name).name != name or not folder.is_file():
+    folder = storage / name / SWEEP_FILE
+    # no other name is looked up, so that none leads out of the storage
+    if not NAME_PATTERN.fullmatch(name) or not folder.is_file():
         known = [path.parent.name for path in storage.glob(f"*/{SWEEP_FILE}")]
         hint = suggest(name, known) if known else "nothing was submitted there yet"
-        raise UserError(f"no sweep called '{name}' in {storage}: {hint} (or give a sweep file, or --storage)")
+        raise UserError(f"no sweep called '{name[:200]}' in {storage}: {hint} (or give a sweep file, or --storage)")
     try:
         sweep = Sweep.model_validate_json(folder.read_bytes())
     except ValueError as error:
