@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.addresses import without_secret
 from orchestrator.cancel import Requests, Watch
 from orchestrator.errors import UserError
 from orchestrator.limits import Budget, Limits
@@ -29,6 +30,8 @@ from orchestrator.tracking import Store, tracking_uri
 from workers.storage import Folder
 
 SCRATCH_PREFIX, SCRATCH_NOTE = "flatsweep-", ".driver.scratch"
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's variable, read at import (ray._private.ray_constants): at 0 a Ray takes itself for one machine's."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def _tuner(
             evaluation="" if entry.is_teacher else sweep.evaluation.model_dump_json(),
             measure_only=plan.measure_only,
             folder=f"{sweep.storage}/{sweep.name}/{entry.trial_id}",
-            tracking_uri=tracking_uri(sweep),
+            tracking_uri=without_secret(tracking_uri(sweep)),
             run_id=run_ids[entry.trial_id],
             trial_id=entry.trial_id,
             cpu=resources.cpu,
@@ -170,7 +173,8 @@ def left_scratch(sweep_folder: Folder) -> Path | None:
     if not sweep_folder.exists(SCRATCH_NOTE):
         return None
     left = Path(sweep_folder.read(SCRATCH_NOTE).decode())
-    return left if left.name.startswith(SCRATCH_PREFIX) else None
+    # the note lies in the storage, where others may write: nothing but what `_scratch` makes is removed
+    return left if left.name.startswith(SCRATCH_PREFIX) and left.parent == Path(tempfile.gettempdir()) else None
 
 
 @contextlib.contextmanager
@@ -205,6 +209,28 @@ def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with _on_loopback() if address == "local" else contextlib.nullcontext(), _connected(address, scratch):
+        yield
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray's processes listen on the loopback address alone, as they do on macOS and Windows; else on every one."""
+    from ray._private import ray_constants
+
+    users, before = os.environ.get(LOOPBACK_SWITCH), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK_SWITCH], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and for this one
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        os.environ.pop(LOOPBACK_SWITCH)
+        if users is not None:
+            os.environ[LOOPBACK_SWITCH] = users
+
+
+@contextlib.contextmanager
+def _connected(address: str, scratch: Path) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)

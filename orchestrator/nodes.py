@@ -4,6 +4,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from orchestrator.addresses import completed, without_secret
 from orchestrator.errors import UserError
 from orchestrator.placement import fits
 from orchestrator.spec.sweep import Sweep
@@ -40,7 +41,7 @@ def check_nodes(sweep: Sweep, wanted: dict[str, float]) -> None:
         asked = {
             node["NodeManagerAddress"]: ask.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(folder), name, tracking_uri(sweep), own_code().model_dump())
+            ).remote(str(folder), name, without_secret(tracking_uri(sweep)), own_code().model_dump())
             for node in fitting
         }
         problems = []
@@ -77,7 +78,7 @@ def node_problems(folder: str, probe: str, tracking: str, driver: dict[str, Any]
     if seen != probe.encode():
         problems.append(f"storage: {folder} is not the driver's: mount one shared folder on every node, or use s3://")
     try:
-        Store(tracking, "flatsweep-probe", Path())
+        Store(completed(tracking), "flatsweep-probe", Path())
     except UserError as error:
         problems.append(str(error))
     return problems

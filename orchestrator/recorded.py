@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from orchestrator.addresses import refusal
 from orchestrator.errors import UserError, suggest
 from orchestrator.spec.loading import SweepFile, load_sweep_file
-from orchestrator.spec.sweep import Sweep
+from orchestrator.spec.sweep import NAME_PATTERN, Sweep
 from orchestrator.tracking import database_file
 from workers.storage import Folder
 
@@ -36,10 +37,11 @@ def open_sweep(name: str, places: Places) -> SweepFile:
     """The sweep that `name` means: an existing file or *.yaml is read, anything else is looked up in the storage.
 
     Raises:
-        UserError: no such file or recorded sweep, the file is wrong, or it has no such profile.
+        UserError: no such file or recorded sweep, the file is wrong, it has no such profile, or the tracking URI has
+            a password in it.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
+    if path.suffix in {".yaml", ".yml"} or os.path.exists(path):  # noqa: PTH110  (Path's own raises for long names)
         file = load_sweep_file(path, places.profile)
     elif places.profile is not None:
         raise UserError(
@@ -52,6 +54,8 @@ def open_sweep(name: str, places: Places) -> SweepFile:
     if places.storage:
         changes["storage"] = str(places.storage.expanduser().absolute())
     if places.tracking_uri:
+        if reason := refusal(places.tracking_uri):
+            raise UserError(f"--tracking-uri: {reason}")
         changes["tracking"] = file.sweep.tracking.model_copy(update={"uri": places.tracking_uri})
     return replace(file, sweep=file.sweep.model_copy(update=changes))
 
@@ -68,12 +72,12 @@ def _from_named_store(name: str, places: Places) -> SweepFile | None:
 
 
 def _recorded(name: str, storage: Path) -> SweepFile:
-    # a path in the name is looked up by its last part only, so that no name leads out of the storage
-    folder = storage / Path(name).name / SWEEP_FILE
-    if Path(name).name != name or not folder.is_file():
+    folder = storage / name / SWEEP_FILE
+    # no other name is looked up, so that none leads out of the storage
+    if not NAME_PATTERN.fullmatch(name) or not folder.is_file():
         known = [path.parent.name for path in storage.glob(f"*/{SWEEP_FILE}")]
         hint = suggest(name, known) if known else "nothing was submitted there yet"
-        raise UserError(f"no sweep called '{name}' in {storage}: {hint} (or give a sweep file, or --storage)")
+        raise UserError(f"no sweep called '{name[:200]}' in {storage}: {hint} (or give a sweep file, or --storage)")
     try:
         sweep = Sweep.model_validate_json(folder.read_bytes())
     except ValueError as error:

@@ -7,15 +7,19 @@ for ever: another attempt continues it.
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.addresses import hidden, is_database, is_server, shown, with_driver
 from orchestrator.errors import UserError
 from orchestrator.run_content import RunContent
+from orchestrator.serving.database import schema_problem
+from orchestrator.spec.base import digest
 from orchestrator.spec.external import METHOD as EXTERNAL
-from orchestrator.spec.sweep import Evaluation, Sweep, Trial
+from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
 from orchestrator.versions import source_tags
 
 MAX_PARAMS = 100
@@ -29,7 +33,8 @@ SWEEP_TEXT, RESOLVED_FILE = "sweep.yaml", "sweep.json"
 
 def tracking_uri(sweep: Sweep) -> str:
     """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage."""
-    return sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.storage}/{DATABASE}"
+    given = sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    return with_driver(given) if given else f"sqlite:///{sweep.storage}/{DATABASE}"
 
 
 def database_file(uri: str) -> Path | None:
@@ -84,7 +89,16 @@ class TrialRun:
         started_ms: int,
         changed_ms: int,
     ) -> "TrialRun":
-        """A run by what is stored of it: trial, state and error stand in its tags."""
+        """A run by what is stored of it: trial, state and error stand in its tags.
+
+        Raises:
+            UserError: its trial's id could not be one. Ids name folders, which writers of tags are not to choose.
+        """
+        if not NAME_PATTERN.fullmatch(tags.get("trial_id", "")):
+            raise UserError(
+                f"run {run_id} of the tracking store says that its trial is {tags.get('trial_id', '')!r}, which is no "
+                f"trial's id: somebody changed its tag flatsweep.trial_id; delete the run, or put the tag right"
+            )
         return cls(
             run_id=run_id,
             trial_id=tags.get("trial_id", ""),
@@ -109,14 +123,15 @@ class TrialRun:
 @contextlib.contextmanager
 def reached(uri: str) -> Iterator[None]:
     """What goes wrong with a store inside is said in one sentence, and without MLflow's long waits."""
-    _quiet()
+    quiet()
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:300]
-        raise UserError(f"the tracking store {uri} cannot be used: {reason}") from error
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        reason = hidden(str(error), uri).splitlines()[0][:300]
+        raise UserError(f"the tracking store {shown(uri)} cannot be used: {reason}") from error
 
 
 class Store:
@@ -151,6 +166,8 @@ class Store:
             if problem := database_problem(file):  # MLflow would try for half a minute and end in a traceback
                 raise UserError(problem)
             file.parent.mkdir(parents=True, exist_ok=True)
+        elif is_database(uri) and (problem := schema_problem(uri)):  # likewise
+            raise UserError(f"tracking: {problem}")
         return cls(uri, sweep.experiment, Path(sweep.storage) / "artifacts")
 
     @classmethod
@@ -167,8 +184,8 @@ class Store:
         """Makes the experiment if it does not exist."""
         with self.reached():
             if self.experiment_id is None:
-                served = self.uri.startswith(("http://", "https://", "databricks"))
-                place = None if served else (self._artifacts / self.experiment).as_uri()
+                served = is_server(self.uri) or self.uri.startswith("databricks")
+                place = None if served else (self._artifacts / _folder_name(self.experiment)).as_uri()
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:
@@ -358,7 +375,21 @@ def sweep_query(sweep_name: str) -> str:
     return _query(sweep_name, "sweep")
 
 
+def _folder_name(experiment: str) -> str:
+    """An experiment's name as that of one folder: one that is no plain name, such as `../x`, becomes one."""
+    if NAME_PATTERN.fullmatch(experiment):
+        return experiment
+    return f"{re.sub('[^A-Za-z0-9]+', '-', experiment)[:50].strip('-')}-{digest(experiment)}"
+
+
 def _query(sweep_name: str, kind: str) -> str:
+    """The runs of one kind of a sweep.
+
+    Raises:
+        ValueError: the name is none that a sweep can have; MLflow's filters have no way to write every text.
+    """
+    if not NAME_PATTERN.fullmatch(sweep_name):
+        raise ValueError(f"{sweep_name!r} is not a sweep's name")
     return f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.kind` = '{kind}'"
 
 
@@ -383,7 +414,7 @@ def _trial_run(run: Any) -> TrialRun:
     )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keeps MLflow's and alembic's chatter away, and its waits short, unless the user set otherwise."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

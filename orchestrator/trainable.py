@@ -29,6 +29,7 @@ class Assignment(TypedDict):
     """Measure a trained trial beside what is recorded of it; nothing else."""
     folder: str
     tracking_uri: str
+    """Without the password that it may have; the worker's own MLFLOW_TRACKING_URI has it then."""
     run_id: str
     trial_id: str
     cpu: float
@@ -59,6 +60,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def _begin(self, assignment: Assignment) -> None:
         import torch
 
+        from orchestrator.addresses import completed
         from orchestrator.sink import RunSink
         from workers.assigned import assigned_steps
         from workers.storage import Folder
@@ -71,7 +73,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             assignment["evaluation"],
             folder,
             measure_only=assignment["measure_only"],
-            sink=RunSink(assignment["tracking_uri"], assignment["run_id"], folder),
+            sink=RunSink(completed(assignment["tracking_uri"]), assignment["run_id"], folder),
             device="cuda" if on_gpu else "cpu",
         )
 

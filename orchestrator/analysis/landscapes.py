@@ -105,7 +105,7 @@ def read(sweep: Sweep, networks: pd.DataFrame, measure: Landscape) -> tuple[pd.D
         except FileNotFoundError:
             missing.append(f"{row['trial_id']} ({row['method']} | {row['regularizer']} | seed {row['seed']})")
             continue
-        with np.load(io.BytesIO(content)) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             tables.append(pd.DataFrame(row | _columns(dict(arrays))))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), missing
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from orchestrator.addresses import shown
 from orchestrator.cli.options import DEFAULT_FILE
 from orchestrator.errors import UserError
 
@@ -69,7 +70,7 @@ def existing_store(file: "SweepFile") -> Any:
     store = Store.existing(file.sweep)
     if store is None or store.experiment_id is None:
         raise UserError(
-            f"nothing is recorded of sweep '{file.sweep.name}' in {tracking_uri(file.sweep)}; "
+            f"nothing is recorded of sweep '{file.sweep.name}' in {shown(tracking_uri(file.sweep))}; "
             f"`flatsweep submit {file.words}` starts it"
         )
     return store
@@ -143,7 +144,7 @@ def report(file: "SweepFile", done: "Submitted", page: Path | None, as_json: boo
             out.print(
                 f"failed  {entry.trial_id}  {labels[entry.trial_id]}: {entry.reason}", highlight=False, markup=False
             )
-        out.print(f"store   {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"store   {shown(tracking_uri(file.sweep))}", highlight=False, markup=False, soft_wrap=True)
         if page:
             out.print(
                 f"report  {page}  (a web page: open it in a browser)", highlight=False, markup=False, soft_wrap=True

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from orchestrator.addresses import public
 from orchestrator.doctor.finding import Finding, Level, Question, first_line
-from orchestrator.report.provenance import public
 from orchestrator.tracking import database_file, database_problem
 
 CHECK = "tracking"

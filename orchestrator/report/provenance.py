@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
+from orchestrator.addresses import is_server, public
 from orchestrator.tracking import TrialRun, database_file
 
 HOST = "host"
@@ -54,12 +54,6 @@ def facts(runs: Sequence[TrialRun]) -> list[Fact]:
     return found
 
 
-def public(uri: str) -> str:
-    """An address without the user and the password in it."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else uri
-
-
 def shown_store(uri: str, storage: str) -> str:
     """A store's address as a page shows it: without password, and without the folders of the machine it lies on.
 
@@ -81,6 +75,6 @@ def run_base(places: Sequence[tuple[str, str | None]]) -> str | None:
     """
     uris, experiments = {public(uri).rstrip("/") for uri, _ in places}, {experiment for _, experiment in places}
     uri = uris.pop()
-    if uris or None in experiments or not uri.startswith(("http://", "https://")):
+    if uris or None in experiments or not is_server(uri):
         return None
     return f"{uri}/#/runs/" if len(experiments) > 1 else f"{uri}/#/experiments/{experiments.pop()}/runs/"

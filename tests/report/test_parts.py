@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from orchestrator.addresses import public
 from orchestrator.analysis.columns import COST, OTHER, column_of, words
 from orchestrator.analysis.correlation import Coefficient, Pair, measure_columns
 from orchestrator.analysis.figures import COLOURS
@@ -16,7 +17,7 @@ from orchestrator.report.cells import costs, flags, matrix
 from orchestrator.report.files import training_curves
 from orchestrator.report.headline import readable
 from orchestrator.report.plots import DARK_COLOURS, curves
-from orchestrator.report.provenance import facts, public, run_base, shown_store
+from orchestrator.report.provenance import facts, run_base, shown_store
 from orchestrator.spec.measures import AverageFlatness
 from orchestrator.spec.sweep import Sweep
 from tests.report.synthetic import runs_of, source_of, sweep_of
