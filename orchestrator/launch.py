@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.errors import UserError
+from orchestrator.local_folder import local_folder
 from orchestrator.plan import Entry, Plan, folder_traces
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Resources, Sweep
@@ -52,7 +53,7 @@ def launch(
     done = sum(not entry.action.launches for entry in plan.entries)
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
     with (
-        _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
+        _scratch(local_folder(plan.sweep)) as scratch,
         _ray(address, scratch),
         _Stop(console) as stop,
     ):
@@ -135,12 +136,14 @@ def _tuner(
 
 
 @contextlib.contextmanager
-def _scratch(sweep_folder: Path) -> Iterator[Path]:
+def _scratch(folder_here: Path) -> Iterator[Path]:
     """A folder for what Ray writes; nothing in it is needed afterwards. Its path is short, as sockets' paths must be.
 
-    A killed driver leaves its own behind: the next one finds it noted in the sweep's folder and removes it.
+    A killed driver leaves its own behind: the next one finds it noted in this machine's folder of the sweep and
+    removes it.
     """
-    note = sweep_folder / ".driver.scratch"
+    folder_here.mkdir(parents=True, exist_ok=True)
+    note = folder_here / ".driver.scratch"
     if note.exists() and (left := Path(note.read_text())).name.startswith(SCRATCH_PREFIX):
         shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))

@@ -26,7 +26,7 @@ def load_sweep(
 
     Args:
         sweep: a sweep file, or the name of a sweep that was submitted before.
-        storage: folder that the sweep lies in, instead of the file's; for a name `runs`, if not given.
+        storage: folder or address that the sweep lies in, instead of the file's; for a name `runs`, if not given.
         tracking_uri: MLflow's, instead of the file's.
         evaluation: id, or its first digits, of the evaluation whose values are wanted; the sweep's own if not given.
         profile: one of the file's profiles.
@@ -42,5 +42,5 @@ def load_sweep(
     """
     from orchestrator.cli.commands import places, recorded_table
 
-    where = places(Path(storage) if storage is not None else None, tracking_uri, profile)
+    where = places(str(storage) if storage is not None else None, tracking_uri, profile)
     return recorded_table(str(sweep), where, evaluation, fresh)[1]

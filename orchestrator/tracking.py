@@ -7,6 +7,7 @@ for ever: another attempt continues it.
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from orchestrator.errors import UserError
 from orchestrator.spec.base import Spec, flatten
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.external import External
+from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.versions import source_tags
 
@@ -23,12 +25,30 @@ MAX_PARAMS, MAX_PARAM = 100, 6000
 """MLflow's limits: params in a batch, characters in a value."""
 IDS_AT_ONCE = 1000
 """Ids of runs in one question: the parser of MLflow's filters is slow, and databases limit what one may hold."""
-DATABASE = "mlflow.db"
+DATABASE, ARTIFACTS = "mlflow.db", "artifacts"
 
 
 def tracking_uri(sweep: Sweep) -> str:
-    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage."""
-    return sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.storage}/{DATABASE}"
+    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage.
+
+    Raises:
+        UserError: neither is given, and the storage is no folder that could hold SQLite.
+    """
+    if uri := sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return uri
+    if is_address(sweep.storage):
+        raise UserError(
+            f"tracking: SQLite cannot lie in {sweep.storage}; say where runs are recorded: tracking.uri in the sweep "
+            "file, --tracking-uri or MLFLOW_TRACKING_URI, a server's address or sqlite:////a/file/of/this/machine.db"
+        )
+    return f"sqlite:///{sweep.storage}/{DATABASE}"
+
+
+def _artifacts(sweep: Sweep, database: Path | None) -> str:
+    """URI of the folder of artifacts: in the storage; if that is elsewhere, beside an SQLite file of this machine."""
+    if not is_address(sweep.storage):
+        return Path(sweep.storage, ARTIFACTS).as_uri()
+    return (database.absolute().parent / ARTIFACTS).as_uri() if database else f"{sweep.storage}/{ARTIFACTS}"
 
 
 def database_file(uri: str) -> Path | None:
@@ -111,13 +131,13 @@ class Store:
     Args:
         uri: MLflow tracking URI.
         experiment: the experiment's name.
-        artifacts: folder for artifacts of a store without a server.
+        artifacts: URI of a folder for artifacts of a store without a server.
 
     Raises:
         UserError: the store cannot be reached.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: str) -> None:
         self.uri, self.experiment, self._artifacts = uri, experiment, artifacts
         _quiet()
         with self._reached():
@@ -138,7 +158,7 @@ class Store:
             if problem := database_problem(file):  # MLflow would try for half a minute and end in a traceback
                 raise UserError(problem)
             file.parent.mkdir(parents=True, exist_ok=True)
-        return cls(uri, sweep.experiment, Path(sweep.storage) / "artifacts")
+        return cls(uri, sweep.experiment, _artifacts(sweep, file))
 
     @classmethod
     def existing(cls, sweep: Sweep) -> "Store | None":
@@ -161,7 +181,9 @@ class Store:
         with self._reached():
             if self.experiment_id is None:
                 served = self.uri.startswith(("http://", "https://", "databricks"))
-                place = None if served else (self._artifacts / self.experiment).as_uri()
+                # the name of an experiment may be anything, and must not lead out of the folder
+                name = re.sub(r"[^A-Za-z0-9._-]", "_", self.experiment).lstrip(".") or "_"
+                place = None if served else f"{self._artifacts}/{name}"
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:

@@ -20,6 +20,7 @@ from orchestrator.analysis.table import compared, read_table
 from orchestrator.analysis.where import where
 from orchestrator.errors import UserError
 from orchestrator.evaluations import ANALYSIS
+from orchestrator.local_folder import local_folder, to_storage
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
 
@@ -81,7 +82,7 @@ def answer(
         sweep: the sweep.
         store: where it is recorded.
         question: what is to be correlated.
-        folder: of table and figures; `name` in the sweep's folder if not given.
+        folder: of table and figures; `name` in the sweep's folder if not given (`local_folder`).
         name: of the folder of artifacts.
         figure: a file for a vector figure of the first measure and target, at column width.
         fresh: fetch every run anew, instead of those that changed since the last look.
@@ -105,9 +106,12 @@ def answer(
         column_figure(usable, correlation.pairs[0].measure, correlation.pairs[0].target, figure)
         found = replace(found, files=(figure,))
     if folder is not None or question.where is None:
-        found = _written(found, sweep, table, usable, folder or Path(sweep.storage) / sweep.name / name)
+        found = _written(found, sweep, table, usable, folder or local_folder(sweep) / name)
+        own = [path for path in found.files if path != figure]
+        if folder is None:
+            to_storage(sweep, own, name)
         if question.where is None:
-            _log(store, sweep, [path for path in found.files if path != figure], name)
+            _log(store, sweep, own, name)
     return found
 
 
@@ -144,9 +148,10 @@ def publish(sweep: Sweep, store: Store) -> None:
     if measure_columns(compared(table)):
         answer(sweep, store, allow_mixed=True)  # a sweep's end is no place to refuse
         return
-    with _writing(Path(sweep.storage) / sweep.name / ANALYSIS) as place:
+    with _writing(local_folder(sweep) / ANALYSIS) as place:
         table.to_csv(place / "table.csv", index=False)
         files = [place / "table.csv", *landscapes(sweep, table, place).files]
+    to_storage(sweep, files, ANALYSIS)
     _log(store, sweep, files, ANALYSIS)
 
 

@@ -25,7 +25,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
-def places(storage: Path | None, tracking_uri: str | None, profile: str | None) -> "Places":
+def places(storage: str | None, tracking_uri: str | None, profile: str | None) -> "Places":
     """What the command line says instead of the sweep file."""
     from orchestrator.recorded import Places
 

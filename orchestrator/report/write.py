@@ -6,6 +6,7 @@ from pathlib import Path
 from orchestrator.analysis.table import one_per_trial, read_table
 from orchestrator.errors import UserError
 from orchestrator.evaluations import analysis_folder, with_evaluation
+from orchestrator.local_folder import local_folder, to_storage
 from orchestrator.report.files import landscapes, training_curves
 from orchestrator.report.page import Source, html
 from orchestrator.report.provenance import facts, public, run_base
@@ -32,20 +33,22 @@ def write_report(file: SweepFile, store: Store, output: Path | None = None, eval
         UserError: the file cannot be written, or there is no such evaluation.
     """
     sweep = with_evaluation(file.sweep, evaluation)
-    folder = Path(sweep.storage) / sweep.name / analysis_folder(file.sweep, sweep.evaluation)
-    text = html(gather(file, store, evaluation, folder))
-    path = output or folder / FILE
+    name = analysis_folder(file.sweep, sweep.evaluation)
+    text = html(gather(file, store, evaluation, Folder(sweep.storage) / sweep.name / name))
+    path = output or local_folder(sweep) / name / FILE
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    if output is None:
+        to_storage(sweep, [path], name)
     if output is None and (parent := store.parent_run(sweep.name)):
-        store.log_files(parent, [path], None if evaluation is None else folder.name)
+        store.log_files(parent, [path], None if evaluation is None else name)
     return path
 
 
-def gather(file: SweepFile, store: Store, evaluation: str | None, folder: Path) -> Source:
+def gather(file: SweepFile, store: Store, evaluation: str | None, folder: Folder) -> Source:
     """All that a report shows.
 
     Args:

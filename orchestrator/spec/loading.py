@@ -28,10 +28,14 @@ class SweepFile:
     path: Path
     profile: str | None = None
     """Name of the profile that was asked for."""
+    storage: str | None = None
+    """Address of the storage that a sweep was looked up in by its name; `path` is then no file."""
 
     @property
     def words(self) -> str:
         """What names it on the command line."""
+        if self.storage:
+            return f"{self.sweep.name} --storage {self.storage}"
         return f"{self.path} --profile {self.profile}" if self.profile else str(self.path)
 
 
