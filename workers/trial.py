@@ -13,7 +13,7 @@ import torch
 from orchestrator import __version__
 from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
-from workers import layout
+from workers import layout, retention
 from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, StorageError, classify
 from workers.measurement import Measurement, Measuring, Values
@@ -122,10 +122,11 @@ def _train_and_measure(
         yield from trainer.run(recorder)
     recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
     recorder.tags({"weights": weights_digest(trainer.model)})
-    if evaluation is None:
-        return {}
-    values = yield from Measurement(trainer, evaluation, folder / layout.MEASURES, recorder).run()
-    recorder.tags({"evaluation_id": evaluation.evaluation_id})
+    values: Values = {}
+    if evaluation is not None:
+        values = yield from Measurement(trainer, evaluation, folder / layout.MEASURES, recorder).run()
+        recorder.tags({"evaluation_id": evaluation.evaluation_id})
+    retention.apply(trial, evaluation, folder)
     return values
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import answers, sweeps
+from orchestrator.cli import answers, sweeps, upkeep
 from orchestrator.cli.commands import INTERRUPTED
 from orchestrator.errors import UserError
 from workers.failures import StorageError
@@ -42,5 +42,5 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-for module in (sweeps, answers):
+for module in (sweeps, answers, upkeep):
     app.add_typer(module.group)
