@@ -19,6 +19,7 @@ from orchestrator.addresses import without_secret
 from orchestrator.cancel import Requests, Watch
 from orchestrator.errors import UserError
 from orchestrator.limits import Budget, Limits
+from orchestrator.local_folder import local_folder
 from orchestrator.nodes import check_nodes
 from orchestrator.placement import check_fits, wanted
 from orchestrator.plan import Entry, Plan, folder_traces
@@ -27,7 +28,6 @@ from orchestrator.rounds import run_in_rounds
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, tracking_uri
-from workers.storage import Folder
 
 SCRATCH_PREFIX, SCRATCH_NOTE = "flatsweep-", ".driver.scratch"
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -71,7 +71,7 @@ def launch(
     done = sum(not entry.action.launches for entry in plan.entries)
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
     with (
-        _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
+        _scratch(local_folder(plan.sweep)) as scratch,
         ray_session(address, scratch),
         _Stop(console, budget) as stop,
     ):
@@ -168,23 +168,26 @@ def _tuner(
     )
 
 
-def left_scratch(sweep_folder: Folder) -> Path | None:
-    """The scratch folder that a driver noted; once it is dead, nobody needs it."""
-    if not sweep_folder.exists(SCRATCH_NOTE):
+def left_scratch(folder_here: Path) -> Path | None:
+    """The scratch folder that a driver noted in this machine's folder of a sweep; once it is dead, nobody needs it."""
+    note = folder_here / SCRATCH_NOTE
+    if not note.exists():
         return None
-    left = Path(sweep_folder.read(SCRATCH_NOTE).decode())
+    left = Path(note.read_text())
     # the note lies in the storage, where others may write: nothing but what `_scratch` makes is removed
     return left if left.name.startswith(SCRATCH_PREFIX) and left.parent == Path(tempfile.gettempdir()) else None
 
 
 @contextlib.contextmanager
-def _scratch(sweep_folder: Path) -> Iterator[Path]:
+def _scratch(folder_here: Path) -> Iterator[Path]:
     """A folder for what Ray writes; nothing in it is needed afterwards. Its path is short, as sockets' paths must be.
 
-    A killed driver leaves its own behind: the next one finds it noted in the sweep's folder and removes it.
+    A killed driver leaves its own behind: the next one finds it noted in this machine's folder of the sweep and
+    removes it.
     """
-    note = sweep_folder / SCRATCH_NOTE
-    if (left := left_scratch(Folder(str(sweep_folder)))) is not None:
+    folder_here.mkdir(parents=True, exist_ok=True)
+    note = folder_here / SCRATCH_NOTE
+    if (left := left_scratch(folder_here)) is not None:
         shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
     note.write_text(str(folder))

@@ -1,7 +1,6 @@
 """Asks the nodes of a cluster, before anything starts, whether a trial could run there."""
 
 import uuid
-from pathlib import Path
 from typing import Any
 
 from orchestrator.addresses import completed, without_secret
@@ -78,7 +77,7 @@ def node_problems(folder: str, probe: str, tracking: str, driver: dict[str, Any]
     if seen != probe.encode():
         problems.append(f"storage: {folder} is not the driver's: mount one shared folder on every node, or use s3://")
     try:
-        Store(completed(tracking), "flatsweep-probe", Path())
+        Store(completed(tracking), "flatsweep-probe", "")
     except UserError as error:
         problems.append(str(error))
     return problems

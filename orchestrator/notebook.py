@@ -31,7 +31,7 @@ def load_sweep(
 
     Args:
         sweeps: sweep files, or names of sweeps that were submitted before; of different names.
-        storage: folder that the sweeps lie in, instead of the file's; for a name `runs`, if not given.
+        storage: folder or address that the sweeps lie in, instead of the file's; for a name `runs`, if not given.
         tracking_uri: MLflow's, instead of the file's.
         evaluation: id, or its first digits, of the evaluation whose values are wanted; each sweep's own if not given.
         profile: one of the file's profiles.
@@ -51,7 +51,7 @@ def load_sweep(
 
     if not sweeps:
         raise UserError("load_sweep needs a sweep file, or the name of a sweep that was submitted before")
-    where = places(Path(storage) if storage is not None else None, tracking_uri, profile)
+    where = places(str(storage) if storage is not None else None, tracking_uri, profile)
     _, sides = sources(list(map(str, sweeps)), where, evaluation)
     table = read_tables(sides, fresh)
     if len(sides) > 1 and not allow_mixed:

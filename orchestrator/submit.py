@@ -23,12 +23,13 @@ from orchestrator.tracking import Store, TrialRun
 from orchestrator.versions import source_tags
 from workers.failures import ErrorClass, StorageError
 from workers.journal import Journal, Record
+from workers.leases import LEASE_SECONDS
 from workers.storage import Folder
 
 logger = logging.getLogger(__name__)
 
-LOST_SECONDS = 20.0
-"""How long a lost worker may take to die and let go of its trial's folder."""
+LOST_SECONDS = LEASE_SECONDS + 8.0
+"""How long a lost worker may take to die and let go of its trial's folder; on an object store its lease runs out."""
 
 Prepare = Callable[[Store, Plan], Plan]
 """What a command does with the plan before it is launched, such as taking failed trials up again."""
@@ -78,6 +79,7 @@ def submit(
     sweep = file.sweep
     check(sweep, address)
     with driver_lock(sweep):
+        (Folder(sweep.storage) / sweep.name).finish_moves()
         store = Store.of(sweep)
         close_orphans(store, sweep)
         plan = make_plan(sweep, store.trial_runs(sweep.name))
@@ -196,8 +198,8 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
         if unknown:
             raise UserError(f"no trial of '{plan.sweep.name}' has an id that begins with {', '.join(sorted(unknown))}")
         for entry in chosen:
-            folder = Folder(f"{plan.sweep.storage}/{plan.sweep.name}")
-            if from_scratch and folder.exists(entry.trial_id):
+            folder = Folder(plan.sweep.storage) / plan.sweep.name
+            if from_scratch and (folder / entry.trial_id).names():
                 number = sum(name.startswith(f"{entry.trial_id}.old-") for name in folder.names())
                 folder.rename(entry.trial_id, f"{entry.trial_id}.old-{number + 1}")
             if entry.run:

@@ -19,6 +19,7 @@ from orchestrator.run_content import RunContent
 from orchestrator.serving.database import schema_problem
 from orchestrator.spec.base import digest
 from orchestrator.spec.external import METHOD as EXTERNAL
+from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
 from orchestrator.versions import source_tags
 
@@ -26,15 +27,32 @@ MAX_PARAMS = 100
 """MLflow's limit: params in a batch."""
 IDS_AT_ONCE = 1000
 """Ids of runs in one question: the parser of MLflow's filters is slow, and databases limit what one may hold."""
-DATABASE = "mlflow.db"
+DATABASE, ARTIFACTS = "mlflow.db", "artifacts"
 SWEEP_TEXT, RESOLVED_FILE = "sweep.yaml", "sweep.json"
 """Artifacts of a sweep's own run: the sweep file as written, and the sweep with absolute paths."""
 
 
 def tracking_uri(sweep: Sweep) -> str:
-    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage."""
-    given = sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    return with_driver(given) if given else f"sqlite:///{sweep.storage}/{DATABASE}"
+    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage.
+
+    Raises:
+        UserError: neither is given, and the storage is no folder that could hold SQLite.
+    """
+    if given := sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return with_driver(given)
+    if is_address(sweep.storage):
+        raise UserError(
+            f"tracking: SQLite cannot lie in {sweep.storage}; say where runs are recorded: tracking.uri in the sweep "
+            "file, --tracking-uri or MLFLOW_TRACKING_URI, a server's address or sqlite:////a/file/of/this/machine.db"
+        )
+    return f"sqlite:///{sweep.storage}/{DATABASE}"
+
+
+def _artifacts(sweep: Sweep, database: Path | None) -> str:
+    """URI of the folder of artifacts: in the storage; if that is elsewhere, beside an SQLite file of this machine."""
+    if not is_address(sweep.storage):
+        return Path(sweep.storage, ARTIFACTS).as_uri()
+    return (database.absolute().parent / ARTIFACTS).as_uri() if database else f"{sweep.storage}/{ARTIFACTS}"
 
 
 def database_file(uri: str) -> Path | None:
@@ -140,13 +158,13 @@ class Store:
     Args:
         uri: MLflow tracking URI.
         experiment: the experiment's name.
-        artifacts: folder for artifacts of a store without a server.
+        artifacts: URI of a folder for artifacts of a store without a server.
 
     Raises:
         UserError: the store cannot be reached.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: str) -> None:
         self.uri, self.experiment, self._artifacts = uri, experiment, artifacts
         with self.reached():
             from mlflow import MlflowClient
@@ -168,7 +186,7 @@ class Store:
             file.parent.mkdir(parents=True, exist_ok=True)
         elif is_database(uri) and (problem := schema_problem(uri)):  # likewise
             raise UserError(f"tracking: {problem}")
-        return cls(uri, sweep.experiment, Path(sweep.storage) / "artifacts")
+        return cls(uri, sweep.experiment, _artifacts(sweep, file))
 
     @classmethod
     def existing(cls, sweep: Sweep) -> "Store | None":
@@ -185,7 +203,7 @@ class Store:
         with self.reached():
             if self.experiment_id is None:
                 served = is_server(self.uri) or self.uri.startswith("databricks")
-                place = None if served else (self._artifacts / _folder_name(self.experiment)).as_uri()
+                place = None if served else f"{self._artifacts}/{_folder_name(self.experiment)}"
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:

@@ -31,6 +31,7 @@ from orchestrator.analysis.table import compared, read_table, read_tables
 from orchestrator.analysis.where import where
 from orchestrator.errors import UserError
 from orchestrator.evaluations import ANALYSIS
+from orchestrator.local_folder import local_folder, to_storage
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
 
@@ -149,7 +150,7 @@ def answer(
         sweep: the sweep.
         store: where it is recorded.
         question: what is to be correlated.
-        folder: of table and figures; `name` in the sweep's folder if not given.
+        folder: of table and figures; `name` in the sweep's folder if not given (`local_folder`).
         name: of the folder of artifacts.
         figure: a file for a vector figure of the first measure and target, at column width.
         fresh: as `ask` takes it.
@@ -160,9 +161,12 @@ def answer(
     """
     found = _drawn(ask([(sweep, store)], question, fresh, allow_mixed), figure)
     if folder is not None or question.where is None:
-        found = _written(found, [sweep], folder or Path(sweep.storage) / sweep.name / name)
+        found = _written(found, [sweep], folder or local_folder(sweep) / name)
+        own = [path for path in found.files if path != figure]
+        if folder is None:
+            to_storage(sweep, own, name)
         if question.where is None:
-            _log(store, sweep, [path for path in found.files if path != figure], name)
+            _log(store, sweep, own, name)
     return found
 
 
@@ -234,9 +238,10 @@ def publish(sweep: Sweep, store: Store) -> Answer | None:
     table = read_table(sweep, store)
     if measure_columns(compared(table)):
         return answer(sweep, store, allow_mixed=True)
-    with _writing(Path(sweep.storage) / sweep.name / ANALYSIS) as place:
+    with _writing(local_folder(sweep) / ANALYSIS) as place:
         table.to_csv(place / "table.csv", index=False)
         files = [place / "table.csv", *landscapes(sweep, table, place).files]
+    to_storage(sweep, files, ANALYSIS)
     _log(store, sweep, files, ANALYSIS)
     return None
 

@@ -33,7 +33,7 @@ OUT_OF_TIME = 3
 """Exit code when the time that was given is used up, and trials are left."""
 
 
-def places(storage: Path | None, tracking_uri: str | None, profile: str | None) -> "Places":
+def places(storage: str | None, tracking_uri: str | None, profile: str | None) -> "Places":
     """What the command line says instead of the sweep file."""
     from orchestrator.recorded import Places
 

@@ -13,7 +13,9 @@ SweepsArgument = Annotated[
     typer.Argument(help=f"Sweep files, or names of sweeps submitted before; {DEFAULT_FILE} if none is given."),
 ]
 ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's profiles, whose changes apply.")]
-StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
+StorageOption = Annotated[
+    str | None, typer.Option(help="Storage, a folder or s3://bucket/prefix, instead of the sweep file's.")
+]
 TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 EvaluationOption = Annotated[

@@ -76,4 +76,4 @@ def _storage(storage: str) -> Finding:
     except OSError as error:
         what = f"the storage's clock cannot be seen: {first_line(error)}"
         return Finding(CHECK, Level.WARNING, what, "see `storage`")
-    return skew("the storage's clock", written - middle)
+    return skew("the storage's clock", written.timestamp() - middle)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from orchestrator.doctor.finding import Finding, Level, Question
 from orchestrator.driver import driver_lock, has_driver
 from orchestrator.launch import SCRATCH_NOTE, left_scratch
+from orchestrator.local_folder import local_folder
 from orchestrator.spec.sweep import Sweep
 from orchestrator.stored import trial_folder_names
 from orchestrator.submit import close_orphans
@@ -61,9 +62,10 @@ def mend(sweep: Sweep) -> list[str]:
             store.settle_parent(sweep.name, "finished" if ended else "interrupted")
             done += [f"closed the sweep's own run {was}"] if was else []
         root = Folder(sweep.storage) / sweep.name
-        if (scratch := left_scratch(root)) is not None:
+        here = local_folder(sweep)
+        if (scratch := left_scratch(here)) is not None:
             shutil.rmtree(scratch, ignore_errors=True)
-            root.delete(SCRATCH_NOTE)
+            (here / SCRATCH_NOTE).unlink()
             done.append(f"removed {scratch}")
         for name in trial_folder_names(root, root.names()):
             done += _without_asides(root / name)
@@ -114,7 +116,7 @@ def _halves(runs: Sequence[TrialRun], folders: Sequence[str], worked_on: set[str
 
 
 def _scratch(sweep: Sweep, root: Folder, folders: Sequence[str]) -> Iterator[Finding]:
-    if (scratch := left_scratch(root)) is not None:
+    if (scratch := left_scratch(local_folder(sweep))) is not None:
         what = f"a driver that died left its note, and the scratch folder {scratch}"
         yield Finding(CHECK, Level.WARNING, what, f"{FIX} removes them; so does the next `flatsweep submit`")
     count = sum(len(names) for name in folders for _, names in _asides(root / name))

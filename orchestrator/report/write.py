@@ -19,6 +19,7 @@ from orchestrator.analysis.sources import (
 from orchestrator.analysis.table import compared, one_per_trial, read_tables
 from orchestrator.errors import UserError
 from orchestrator.evaluations import ANALYSIS, analysis_folder, with_evaluation
+from orchestrator.local_folder import local_folder, to_storage
 from orchestrator.report.files import landscapes, training_curves
 from orchestrator.report.page import Source, html
 from orchestrator.report.plots import Curves
@@ -70,6 +71,7 @@ def write_report(
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     if output is None:
+        to_storage(files[0][0].sweep, [path], path.parent.name)
         _log(*files[0], path)
     return path
 
@@ -95,7 +97,7 @@ def gather(
     for sweep in sweeps:
         table["error"] = table["error"].str.replace(sweep.storage, "<storage>", regex=False)
     measures = [measure for sweep in sweeps for measure in sweep.evaluation.measures]
-    figures = [landscapes(_folder(file, evaluation)) for file, _ in files]
+    figures = [landscapes(_stored(file, evaluation)) for file, _ in files]
     return Source(
         name=" + ".join(sweep.name for sweep in sweeps),
         table=table,
@@ -125,9 +127,15 @@ def _training(sweeps: Sequence[Sweep], trials: pd.DataFrame) -> dict[str, Curves
 
 
 def _folder(file: SweepFile, evaluation: str | None) -> Path:
-    """Of table, figures and report of an evaluation."""
+    """This machine's of table, figures and report of an evaluation."""
     sweep = with_evaluation(file.sweep, evaluation)
-    return Path(sweep.storage) / sweep.name / analysis_folder(file.sweep, sweep.evaluation)
+    return local_folder(sweep) / analysis_folder(file.sweep, sweep.evaluation)
+
+
+def _stored(file: SweepFile, evaluation: str | None) -> Folder:
+    """The same in the storage, where all who made figures have put them."""
+    sweep = with_evaluation(file.sweep, evaluation)
+    return Folder(sweep.storage) / sweep.name / analysis_folder(file.sweep, sweep.evaluation)
 
 
 def _log(file: SweepFile, store: Store, path: Path) -> None:

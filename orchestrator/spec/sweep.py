@@ -19,6 +19,7 @@ from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robus
 from orchestrator.spec.merging import Path as Place
 from orchestrator.spec.methods import METHODS, Method, Standard, Unlabeled, layers
 from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
+from orchestrator.spec.places import located_storage, storage_problem
 from orchestrator.spec.regularizers import REGULARIZERS, Regularizer
 from orchestrator.spec.resources import Resources
 from orchestrator.spec.training import Ball, Training
@@ -239,7 +240,8 @@ class Sweep(Spec):
     resources: Resources = Resources()
     """What a trial occupies."""
     storage: str = "runs"
-    """Folder for checkpoints, journals and results, relative to the sweep file; workers must all reach it."""
+    """Where checkpoints, journals and results go; workers must all reach it: a folder, relative to the sweep file, or
+    an address, `s3://bucket/prefix`."""
     tracking: Tracking = Tracking()
     """Where runs are recorded."""
 
@@ -262,9 +264,10 @@ class Sweep(Spec):
 
     @field_validator("storage")
     @classmethod
-    def _local_storage(cls, storage: str) -> str:
-        if "://" in storage or "\0" in storage or not storage:
-            raise ValueError(f"'{storage}' is not a folder: storage is a local or network-mounted folder")
+    def _usable_storage(cls, storage: str) -> str:
+        if problem := storage_problem(storage):
+            # the value is not repeated: it may hold a password
+            raise PydanticCustomError("storage", "{problem}", {"problem": problem})
         return storage
 
     @model_validator(mode="after")
@@ -361,7 +364,7 @@ class Sweep(Spec):
 
     def located(self, base: Path) -> Self:
         """With every path made absolute, taken relative to the folder `base` of the sweep file."""
-        storage = str((base / Path(self.storage).expanduser()).absolute())
+        storage = located_storage(self.storage, base)
         grids = [
             grid.model_copy(update={"data": tuple(data.located(base) for data in grid.data)}) if grid.data else grid
             for grid in self.grid

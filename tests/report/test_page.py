@@ -21,6 +21,7 @@ from orchestrator.report.files import LANDSCAPE_BYTES, Landscape, landscapes
 from orchestrator.report.page import Source, html
 from tests.report.parsed import Element, parse
 from tests.report.synthetic import METHODS, failed, runs_of, source_of, sweep_of
+from workers.storage import Folder
 
 SWEEP = sweep_of()
 RUNS = runs_of(SWEEP)
@@ -272,7 +273,7 @@ def test_landscapes_are_inside_or_named(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / name).write_bytes(b"<svg>" + b"x" * 3000 + b"</svg>")
     (tmp_path / "other.svg").write_bytes(b"<svg/>")
     monkeypatch.setattr("orchestrator.report.files.LANDSCAPE_BYTES", 9000)
-    shown, left = landscapes(tmp_path)
+    shown, left = landscapes(Folder(str(tmp_path)))
     assert [figure.name for figure in shown] == ["landscape", "landscape_2d-0123456789abcdef-best"]
     assert left == ["landscape_2d-0123456789abcdef.svg"]
     parsed = parse(html(source_of(SWEEP, RUNS, landscapes=shown, landscapes_left=left)))
