@@ -9,7 +9,7 @@ from pathlib import Path
 from hosts import Hosts
 
 BIN = Path(sys.executable).parent
-JOB = 4711
+JOB = 100_000 + os.getpid()
 
 SRUN = """\
 #!{python}
