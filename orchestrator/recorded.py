@@ -1,5 +1,6 @@
 """Which sweep a command means: a sweep file, or the name of a sweep that was submitted before."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,7 +41,8 @@ def open_sweep(name: str, places: Places) -> SweepFile:
         UserError: no such file or recorded sweep, the file is wrong, or it has no such profile.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
+    # os.path: a name that is too long for a file, or holds NUL, is no file, and no error
+    if path.suffix in {".yaml", ".yml"} or os.path.exists(name):  # noqa: PTH110
         file = load_sweep_file(path, places.profile)
     elif places.profile is not None:
         raise UserError(
