@@ -44,7 +44,8 @@ def open_sweep(name: str, places: Places) -> SweepFile:
             a password in it.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or os.path.exists(path):  # noqa: PTH110  (Path's own raises for long names)
+    # os.path: a name that is too long for a file, or holds NUL, is no file, and no error
+    if path.suffix in {".yaml", ".yml"} or os.path.exists(name):  # noqa: PTH110
         file = load_sweep_file(path, places.profile)
     elif places.profile is not None:
         raise UserError(

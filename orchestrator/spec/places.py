@@ -37,7 +37,8 @@ def storage_problem(storage: str) -> str | None:
         )
     if not parts.netloc:
         return "an address of a storage names a bucket or a server: s3://bucket/prefix"
-    if {"", ".", ".."} & set(parts.path.strip("/").split("/")) and parts.path.strip("/"):
+    path = parts.path.removeprefix("/").rstrip("/")
+    if path and {"", ".", ".."} & set(path.split("/")):
         return "an address of a storage has no empty parts, '.' or '..'"
     return None
 

@@ -29,7 +29,7 @@ HOLDS_THE_LOCK = """
 import sys, time
 from workers import leases
 from workers.storage import Folder
-leases.LEASE_SECONDS, leases.HOLDER_SECONDS, leases.RENEW_SECONDS = 4.0, 2.5, 0.5
+leases.LEASE_SECONDS, leases.HOLDER_SECONDS, leases.RENEW_SECONDS = 3.5, 2.0, 0.5
 folder = Folder(sys.argv[1])
 with folder.lock(1):
     print("held")
@@ -80,8 +80,8 @@ def bucket(server: S3Server) -> str:
 
 @pytest.fixture
 def short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(leases, "LEASE_SECONDS", 4.0)
-    monkeypatch.setattr(leases, "HOLDER_SECONDS", 2.5)
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 3.5)
+    monkeypatch.setattr(leases, "HOLDER_SECONDS", 2.0)
     monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
 
 
