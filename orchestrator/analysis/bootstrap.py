@@ -3,6 +3,7 @@
 A resample is a count for every cell: how often all its networks are in the sample. No copies are made.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -48,10 +49,13 @@ def resampled_coefficients(
     starts = np.searchsorted(groups[order], np.arange(len(present)))
     l, t = with_tau or (len(left), len(right))  # noqa: E741  (l, t, n, k are the shapes everywhere here)
     found = np.full((3, len(left), len(right), len(counts)), np.nan)
-    found[0] = _pearson(left[:, order], right[:, order], starts, often)
-    found[1] = _spearman(np.concatenate([left, right]), len(left), groups, often)
-    if l and t:
-        found[2, :l, :t] = forms_of(np.concatenate([left[:l], right[:t]]), l, groups).tau_b(often)
+    with ThreadPoolExecutor(1) as beside:  # numpy lets go of the interpreter while it computes
+        if l and t:
+            tau = beside.submit(lambda: forms_of(np.concatenate([left[:l], right[:t]]), l, groups).tau_b(often))
+        found[0] = _pearson(left[:, order], right[:, order], starts, often)
+        found[1] = _spearman(np.concatenate([left, right]), len(left), groups, often)
+        if l and t:
+            found[2, :l, :t] = tau.result()
     # A constant resample has a variance of 0 only up to rounding, but exactly no ranks that differ.
     found[0, np.isnan(found[1])] = np.nan
     clipped: Floats = np.clip(found, -1, 1)
@@ -112,20 +116,23 @@ def _spearman(values: Floats, l: int, groups: Ints, counts: Floats) -> Floats:  
     single = (counts @ np.bincount(groups)).max(initial=0) < 2**24
     held = held.transpose(1, 0, 2).reshape(k, c * width).astype(np.float32 if single else np.float64)
     places = (blocks + width * np.arange(c)[:, None]).ravel()
+    # sums of products do not fit into single precision, but have its accuracy; blocks of neighbours have less
+    product = np.float32 if single and any(len(np.unique(each)) > width for each in values) else np.float64
     rho = np.full((l, c - l, len(counts)), np.nan)
     step = max(1, TABLE_VALUES // (c * width))
     inner = max(1, VALUES_AT_ONCE // (c * n))
     for start in range(0, len(counts), step):
         often = counts[start : start + step]
         ranks, variance = _ranks(often, held, c)
+        ranks, often = ranks.astype(product), often.astype(product)
         scale = np.sqrt(variance[:, :l, None]) * np.sqrt(variance[:, None, l:])
-        covariance = np.empty_like(scale)
+        covariance = np.empty(scale.shape, dtype=product)
         for low in range(0, len(often), inner):
             rows = slice(low, low + inner)
             own = np.take(ranks[rows], places, axis=1, mode="clip").reshape(-1, c, n)
             weighted = own[:, l:] * np.take(often[rows], groups, axis=1, mode="clip")[:, None]
             np.matmul(own[:, :l], weighted.transpose(0, 2, 1), out=covariance[rows])
-        found = np.divide(covariance, scale, out=np.full_like(covariance, np.nan), where=scale > 0)
+        found = np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
         rho[:, :, start : start + step] = found.transpose(1, 2, 0)
     return rho
 
