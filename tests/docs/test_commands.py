@@ -141,7 +141,12 @@ echo flatsweep
     manifest = "  entrypoint: flatsweep submit /a.yaml\n  - ulimit -n 65536; ray stop\n  # - ray nothing\n"
     assert list(found(_of_yaml(manifest))) == [["flatsweep", "submit", "/a.yaml"], ["ray", "stop"]]
     understood("flatsweep", ["submit", "x.yaml", "--detach"])
-    for wrong in (["nonsense"], ["submit", "--max-concurent", "3"], ["rerun", "--error-class", "bad luck"], ["compare"]):
+    for wrong in (
+        ["nonsense"],
+        ["submit", "--max-concurent", "3"],
+        ["rerun", "--error-class", "bad luck"],
+        ["compare"],
+    ):
         with pytest.raises(REFUSED):
             understood("flatsweep", wrong)
     assert len(command_lines()) > 30
