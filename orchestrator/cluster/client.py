@@ -118,6 +118,7 @@ class Cluster:
             )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        return job_id
 
     def _submit(self, job_id: str, request: Request, environment: dict[str, Any]) -> None:
         """Hands the job over; a head that has only just started has nobody to run jobs for some seconds."""
