@@ -139,7 +139,7 @@ def test_a_parent_that_a_dead_driver_left_is_settled(place: Place) -> None:
     assert place.store.client.get_run(place.parent).info.status == "FINISHED"
     assert place.store.settle_parent("x", "interrupted") == place.parent  # closed already: left alone
     assert place.store.client.get_run(place.parent).info.status == "FINISHED"
-    assert place.store.settle_parent("unheard of", "finished") is None
+    assert place.store.settle_parent("unheard-of", "finished") is None
 
 
 def test_sending_again_adds_nothing(place: Place) -> None:
