@@ -202,8 +202,9 @@ def _connected(address: str, scratch: Path) -> Iterator[None]:
         options |= {"include_dashboard": False, "_temp_dir": str(scratch / "ray"), "object_store_memory": 100 * 2**20}
     try:
         ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"cannot use Ray at '{address}': {str(error).splitlines()[0]}") from error
+    except Exception as error:  # where it did not start in time, on a busy machine, Ray raises no kind of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"cannot use Ray at '{address}': {reason}") from error
     # a lost worker is shown by the live view and recorded; Tune's traceback of it says nothing more
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
