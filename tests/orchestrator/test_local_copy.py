@@ -382,7 +382,7 @@ def test_exactly_these_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_settled() -> None:
     def run(state: str, status: str, changed_ms: int = 1, **tags: str) -> TrialRun:
-        return TrialRun.of("r", status, {"state": state, **tags}, {}, {}, 0, changed_ms)
+        return TrialRun.of("r", status, {"trial_id": "t", "state": state, **tags}, {}, {}, 0, changed_ms)
 
     assert settled(run("finished", "FINISHED")) and settled(run("finished", "FINISHED", 0))
     assert settled(run("pending", "SCHEDULED")) and not settled(run("pending", "SCHEDULED", 0))
