@@ -1,7 +1,9 @@
 """A tracking store rebuilt from the journals: real trials without Ray, a real SQLite store that is lost or old."""
 
+import json
 import shutil
 import sqlite3
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from mlflow.tracking._tracking_service import utils
 from rich.console import Console
 from torch import nn
 
+from orchestrator import cli
 from orchestrator.analysis.table import read_table
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
@@ -404,3 +407,26 @@ def test_what_is_refused(whole: Place, tmp_path: Path) -> None:
 def test_as_json(whole: Place) -> None:
     found: Synced = sync(whole.file, dry_run=True)
     assert found.as_dict()["complete"] == 5 and found.as_dict()["left"] == []
+
+
+@pytest.mark.slow
+def test_the_command(emptied: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the sweep's name; table, figures and report are on the sweep's run again."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = ["sync", "lost", "--storage", emptied.file.sweep.storage]
+
+    def run(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["flatsweep", *words, *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    assert "5 runs would be made" in run("--dry-run") and not emptied.run_ids()
+    said = json.loads(run("--json"))
+    assert (said["parent"], said["complete"], len(said["sent"]), said["left"]) == ("made", 0, 5, [])
+    assert "nothing is missing: 5 runs hold all that the storage has of them" in run()
+    client, parent = emptied.store.client, emptied.store.parent_run("lost")
+    top = {item.path for item in client.list_artifacts(parent)}
+    assert {"sweep.yaml", "analysis", "report.html"} <= top
+    assert "analysis/table.csv" in {item.path for item in client.list_artifacts(parent, "analysis")}
