@@ -188,6 +188,7 @@ def test_a_run_is_written_and_nothing_is_left(sweep: Sweep, tmp_path: Path) -> N
     assert store.parent_run("x") == parent
 
 
+@pytest.mark.slow  # SQLite and MLflow wait for the other program
 def test_a_store_that_cannot_be_written(sweep: Sweep, tmp_path: Path) -> None:
     """Locked by another program: SQLite waits for a few seconds."""
     Store.of(sweep).prepare()
@@ -283,8 +284,10 @@ def test_the_storages_clock(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def left(sweep: Sweep, tmp_path: Path) -> Sweep:
+def left(sweep: Sweep, tmp_path: Path, empty_store: Path) -> Sweep:
     """After a driver that was killed: a trial RUNNING, one that waits, a folder without run, a run without folder."""
+    Path(sweep.storage).mkdir()
+    shutil.copy(empty_store, sweep.storage)
     store = Store.of(sweep)
     store.prepare()
     parent = store.open_parent(sweep, TEXT, "")
