@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from orchestrator.addresses import without_secret
 from orchestrator.cancel import Requests, Watch
 from orchestrator.errors import UserError
 from orchestrator.nodes import check_nodes
@@ -24,6 +25,8 @@ from orchestrator.spec.sweep import Resources, Sweep
 from orchestrator.tracking import Store, tracking_uri
 
 SCRATCH_PREFIX = "flatsweep-"
+LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's variable, read at import (ray._private.ray_constants): at 0 a Ray takes itself for one machine's."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def _tuner(
             evaluation="" if entry.is_teacher else sweep.evaluation.model_dump_json(),
             measure_only=plan.measure_only,
             folder=f"{sweep.storage}/{sweep.name}/{entry.trial_id}",
-            tracking_uri=tracking_uri(sweep),
+            tracking_uri=without_secret(tracking_uri(sweep)),
             run_id=run_ids[entry.trial_id],
             trial_id=entry.trial_id,
             cpu=resources.cpu,
@@ -146,8 +149,11 @@ def _scratch(sweep_folder: Path) -> Iterator[Path]:
     A killed driver leaves its own behind: the next one finds it noted in the sweep's folder and removes it.
     """
     note = sweep_folder / ".driver.scratch"
-    if note.exists() and (left := Path(note.read_text())).name.startswith(SCRATCH_PREFIX):
-        shutil.rmtree(left, ignore_errors=True)
+    if note.exists():
+        left = Path(note.read_text())
+        # the note lies in the storage, where others may write: nothing but what mkdtemp below makes is removed
+        if left.name.startswith(SCRATCH_PREFIX) and left.parent == Path(tempfile.gettempdir()):
+            shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
     note.write_text(str(folder))
     try:
@@ -171,6 +177,25 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with _on_loopback() if address == "local" else contextlib.nullcontext():
+        yield from _connected(address, scratch)
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray's processes listen on the loopback address alone, as they do on macOS and Windows; else on every one."""
+    os.environ[LOOPBACK_SWITCH] = "0"  # for Ray's processes
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        del os.environ[LOOPBACK_SWITCH]
+
+
+def _connected(address: str, scratch: Path) -> Iterator[None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.addresses import without_secret
 from orchestrator.sink import STATUS
 from orchestrator.spec.base import digest
 from orchestrator.spec.sweep import Sweep
@@ -48,8 +49,8 @@ class LocalCopy:
 
     def __init__(self, sweep: Sweep, store: Store, fresh: bool = False) -> None:
         self._sweep, self._store = sweep, store
-        # hashed, as an address may hold a password
-        self._key = digest({"uri": store.uri, "experiment": store.experiment_id, "sweep": sweep.name})
+        # without the password, which may change while the store stays the same
+        self._key = digest({"uri": without_secret(store.uri), "experiment": store.experiment_id, "sweep": sweep.name})
         self._folder, self._file = Folder(sweep.storage) / sweep.name / FOLDER, f"{self._key}.parquet"
         self._curves: dict[str, dict[str, Curves]] = {}
         self._kept: dict[str, TrialRun] = {}

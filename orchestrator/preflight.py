@@ -5,7 +5,10 @@ import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from orchestrator.addresses import is_server
 from orchestrator.errors import UserError
+from orchestrator.serving.database import schema_problem
+from orchestrator.serving.probe import server_problem
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import database_file, database_problem, tracking_uri
 
@@ -46,22 +49,16 @@ def _is_pseudo(folder: Path) -> bool:
 
 def _tracking_problem(sweep: Sweep) -> str | None:
     uri = tracking_uri(sweep)
-    if (file := database_file(uri)) is not None:
-        return database_problem(file)
-    parts = urlsplit(uri)
-    if parts.scheme in {"http", "https"}:
-        return _server_problem(uri, parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
-    if parts.scheme in {"", "file"}:
-        return f"tracking: MLflow no longer writes to plain folders ({uri}); use sqlite:///FILE or a server's address"
-    return None
-
-
-def _server_problem(uri: str, host: str | None, port: int) -> str | None:
-    try:
-        with socket.create_connection((host or "", port), timeout=5):
-            return None
-    except OSError as error:
-        return f"tracking: no answer from the tracking server {uri}: {error}"
+    if (file := database_file(uri)) is not None and (problem := database_problem(file)):
+        return problem
+    scheme = urlsplit(uri).scheme
+    if is_server(uri):
+        found = server_problem(uri, sweep.experiment)
+    elif scheme in {"", "file"}:
+        found = f"MLflow no longer writes to plain folders ({uri}); use sqlite:///FILE or a server's address"
+    else:
+        found = None if scheme == "databricks" else schema_problem(uri)
+    return f"tracking: {found}" if found else None
 
 
 def _address_problem(address: str | None) -> str | None:

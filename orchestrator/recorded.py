@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from orchestrator.addresses import refusal
 from orchestrator.errors import UserError, suggest
 from orchestrator.spec.loading import SweepFile, load_sweep_file
 from orchestrator.spec.sweep import Sweep
@@ -34,7 +35,8 @@ def open_sweep(name: str, places: Places) -> SweepFile:
     """The sweep that `name` means: an existing file or *.yaml is read, anything else is looked up in the storage.
 
     Raises:
-        UserError: no such file or recorded sweep, the file is wrong, or it has no such profile.
+        UserError: no such file or recorded sweep, the file is wrong, it has no such profile, or the tracking URI has
+            a password in it.
     """
     path = Path(name)
     if path.suffix in {".yaml", ".yml"} or path.exists():
@@ -50,6 +52,8 @@ def open_sweep(name: str, places: Places) -> SweepFile:
     if places.storage:
         changes["storage"] = str(places.storage.expanduser().absolute())
     if places.tracking_uri:
+        if reason := refusal(places.tracking_uri):
+            raise UserError(f"--tracking-uri: {reason}")
         changes["tracking"] = file.sweep.tracking.model_copy(update={"uri": places.tracking_uri})
     return replace(file, sweep=file.sweep.model_copy(update=changes))
 

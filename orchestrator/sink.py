@@ -5,9 +5,10 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from orchestrator.addresses import hidden, secret
 from workers.journal import Record, same
 from workers.storage import Folder
 
@@ -73,6 +74,15 @@ class RunSink:
         return record.time_ms not in values and (not values or not same(values[max(values)], record.value))
 
     def send(self, records: Sequence[Record]) -> None:
+        """Delivers the records; what it raises, which is logged, has no password of the store in it."""
+        try:
+            self._send(records)
+        except Exception as error:
+            if secret(self._uri) is None:
+                raise
+            raise ConnectionError(f"{type(error).__name__}: {hidden(str(error), self._uri)}") from None
+
+    def _send(self, records: Sequence[Record]) -> None:
         """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""
         from mlflow.entities import Metric
 
@@ -104,6 +114,12 @@ class RunSink:
             return
         for path, content_hash in hashes.items():
             if self._files.get(path) == content_hash:
+                continue
+            if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+                # journals lie in the storage, where others may write too
+                logger.warning(
+                    "%s/journal.jsonl names the file %r, outside the trial's folder: left out", self._folder, path
+                )
                 continue
             if not self._folder.exists(path):
                 logger.warning("%s/%s is gone and cannot be logged to MLflow", self._folder, path)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from orchestrator import cancel
+from orchestrator.addresses import shown
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
@@ -84,7 +85,7 @@ def submit(
             recorded["parent"] = parent = store.open_parent(sweep, file.text, commit, file.profile)
             cancel.answer(store, [parent])  # one that was left while nobody drove the sweep is not meant for us
             console.print(
-                f"recording {len(entries)} runs in {store.uri}", markup=False, highlight=False, soft_wrap=True
+                f"recording {len(entries)} runs in {shown(store.uri)}", markup=False, highlight=False, soft_wrap=True
             )
             run_ids = {
                 entry.trial_id: entry.run.run_id

@@ -7,16 +7,18 @@ for ever: another attempt continues it.
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.addresses import hidden, is_server, shown
 from orchestrator.errors import UserError
-from orchestrator.spec.base import Spec, flatten
+from orchestrator.spec.base import Spec, digest, flatten
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.external import External
-from orchestrator.spec.sweep import Evaluation, Sweep, Trial
+from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
 from orchestrator.versions import git_commit, source_tags
 
 MAX_PARAMS, MAX_PARAM = 100, 6000
@@ -83,7 +85,16 @@ class TrialRun:
         started_ms: int,
         changed_ms: int,
     ) -> "TrialRun":
-        """A run by what is stored of it: trial, state and error stand in its tags."""
+        """A run by what is stored of it: trial, state and error stand in its tags.
+
+        Raises:
+            UserError: its trial's id could not be one. Ids name folders, which writers of tags are not to choose.
+        """
+        if not NAME_PATTERN.fullmatch(tags.get("trial_id", "")):
+            raise UserError(
+                f"run {run_id} of the tracking store says that its trial is {tags.get('trial_id', '')!r}, which is no "
+                f"trial's id: somebody changed its tag flatsweep.trial_id; delete the run, or put the tag right"
+            )
         return cls(
             run_id=run_id,
             trial_id=tags.get("trial_id", ""),
@@ -119,7 +130,7 @@ class Store:
 
     def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
         self.uri, self.experiment, self._artifacts = uri, experiment, artifacts
-        _quiet()
+        quiet()
         with self._reached():
             from mlflow import MlflowClient
 
@@ -153,15 +164,15 @@ class Store:
         try:
             yield
         except (MlflowException, OSError) as error:
-            reason = str(error).splitlines()[0][:300]
-            raise UserError(f"the tracking store {self.uri} cannot be used: {reason}") from error
+            reason = hidden(str(error), self.uri).splitlines()[0][:300]
+            raise UserError(f"the tracking store {shown(self.uri)} cannot be used: {reason}") from error
 
     def prepare(self) -> None:
         """Makes the experiment if it does not exist."""
         with self._reached():
             if self.experiment_id is None:
-                served = self.uri.startswith(("http://", "https://", "databricks"))
-                place = None if served else (self._artifacts / self.experiment).as_uri()
+                served = is_server(self.uri) or self.uri.startswith("databricks")
+                place = None if served else (self._artifacts / _folder_name(self.experiment)).as_uri()
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:
@@ -355,7 +366,21 @@ class Store:
             set_status(self.client, run_id, state)
 
 
+def _folder_name(experiment: str) -> str:
+    """An experiment's name as that of one folder: one that is no plain name, such as `../x`, becomes one."""
+    if NAME_PATTERN.fullmatch(experiment):
+        return experiment
+    return f"{re.sub('[^A-Za-z0-9]+', '-', experiment)[:50].strip('-')}-{digest(experiment)}"
+
+
 def _query(sweep_name: str, kind: str) -> str:
+    """The runs of one kind of a sweep.
+
+    Raises:
+        ValueError: the name is none that a sweep can have; MLflow's filters have no way to write every text.
+    """
+    if not NAME_PATTERN.fullmatch(sweep_name):
+        raise ValueError(f"{sweep_name!r} is not a sweep's name")
     return f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.kind` = '{kind}'"
 
 
@@ -380,7 +405,7 @@ def _trial_run(run: Any) -> TrialRun:
     )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Keeps MLflow's and alembic's chatter away, and its waits short, unless the user set otherwise."""
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")

@@ -28,6 +28,7 @@ class Assignment(TypedDict):
     """Measure a trained trial beside what is recorded of it; nothing else."""
     folder: str
     tracking_uri: str
+    """Without the password that it may have; the worker's own MLFLOW_TRACKING_URI has it then."""
     run_id: str
     trial_id: str
     cpu: float
@@ -56,6 +57,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
     def _begin(self, assignment: Assignment) -> None:
         import torch
 
+        from orchestrator.addresses import completed
         from orchestrator.sink import RunSink
         from workers.assigned import assigned_steps
         from workers.storage import Folder
@@ -66,7 +68,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             assignment["evaluation"],
             folder,
             measure_only=assignment["measure_only"],
-            sink=RunSink(assignment["tracking_uri"], assignment["run_id"], folder),
+            sink=RunSink(completed(assignment["tracking_uri"]), assignment["run_id"], folder),
             device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",
         )
 

@@ -191,18 +191,3 @@ def compare(
     if sides[0] == sides[1]:
         raise UserError("this would compare a sweep with itself: name another sweep, or --evaluation-b")
     show_comparison(sides, where, measure, as_json, fresh=fresh, allow_mixed=allow_mixed)
-
-
-@group.command()
-def ui(
-    sweep: SweepArgument = DEFAULT_FILE,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 5000,
-    profile: ProfileOption = None,
-    storage: StorageOption = None,
-    tracking_uri: TrackingOption = None,
-) -> None:
-    """Open MLflow's own pages on the sweep's store (on this machine only; Ctrl-C ends it)."""
-    from orchestrator.recorded import open_sweep
-    from orchestrator.ui import serve
-
-    serve(open_sweep(sweep, places(storage, tracking_uri, profile)).sweep, port)

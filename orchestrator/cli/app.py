@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import answers, cluster, sweeps
+from orchestrator.cli import answers, cluster, serving, sweeps
 from orchestrator.cli.commands import INTERRUPTED
 from orchestrator.errors import UserError
 
@@ -41,5 +41,5 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-for module in (sweeps, cluster, answers):
+for module in (sweeps, cluster, answers, serving):
     app.add_typer(module.group)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from orchestrator.addresses import shown
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def existing_store(file: "SweepFile") -> Any:
     store = Store.existing(file.sweep)
     if store is None or store.experiment_id is None:
         raise UserError(
-            f"nothing is recorded of sweep '{file.sweep.name}' in {tracking_uri(file.sweep)}; "
+            f"nothing is recorded of sweep '{file.sweep.name}' in {shown(tracking_uri(file.sweep))}; "
             f"`flatsweep submit {file.words}` starts it"
         )
     return store
@@ -117,7 +118,7 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
             out.print(
                 f"failed  {entry.trial_id}  {labels[entry.trial_id]}: {entry.reason}", highlight=False, markup=False
             )
-        out.print(f"store  {tracking_uri(file.sweep)}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"store  {shown(tracking_uri(file.sweep))}", highlight=False, markup=False, soft_wrap=True)
     if done.interrupted:
         return INTERRUPTED
     return 1 if failed else 0
@@ -169,7 +170,7 @@ def show_answer(
     out.print(render(found.correlation))
     if found.groups:
         out.print(render_groups(found.question.by or "", found.groups))
-    for line in [*lines, f"store  {tracking_uri(file.sweep)}"]:
+    for line in [*lines, f"store  {shown(tracking_uri(file.sweep))}"]:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -4,8 +4,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit, urlunsplit
 
+from orchestrator.addresses import is_server, public
 from orchestrator.tracking import TrialRun
 
 LABELS = {
@@ -50,14 +50,8 @@ def facts(runs: Sequence[TrialRun]) -> list[Fact]:
     return found
 
 
-def public(uri: str) -> str:
-    """An address without the user and the password in it."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else uri
-
-
 def run_base(uri: str, experiment_id: str | None) -> str | None:
     """What stands before a run's id in the address of its page; None where the store has no pages."""
-    if experiment_id is None or not uri.startswith(("http://", "https://")):
+    if experiment_id is None or not is_server(uri):
         return None
     return f"{public(uri).rstrip('/')}/#/experiments/{experiment_id}/runs/"

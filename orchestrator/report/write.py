@@ -3,12 +3,13 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+from orchestrator.addresses import public
 from orchestrator.analysis.table import one_per_trial, read_table
 from orchestrator.errors import UserError
 from orchestrator.evaluations import analysis_folder, with_evaluation
 from orchestrator.report.files import landscapes, training_curves
 from orchestrator.report.page import Source, html
-from orchestrator.report.provenance import facts, public, run_base
+from orchestrator.report.provenance import facts, run_base
 from orchestrator.spec.loading import SweepFile
 from orchestrator.tracking import Store
 from workers.storage import Folder

@@ -30,7 +30,7 @@ _BOUNDS = {
     "less_than": ("must be less than", "lt"),
     "less_than_equal": ("must be at most", "le"),
 }
-_SAYS_ALL = {"unknown_name", "unusable", "fraction", "number", "integer"}
+_SAYS_ALL = {"unknown_name", "unusable", "fraction", "number", "integer", "secret"}
 """Errors of ours whose message holds the value already."""
 
 

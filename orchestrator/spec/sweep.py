@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
+from orchestrator.addresses import refusal
 from orchestrator.errors import suggest
 from orchestrator.spec import curvature_measures, impossible, landscape_measures, network_measures  # noqa: F401
 from orchestrator.spec.axes import TooManyCells, expand_sweep
@@ -211,6 +213,22 @@ class Tracking(Spec):
     """MLflow tracking URI. Left out: MLFLOW_TRACKING_URI if set, else SQLite in the storage folder."""
     experiment: str | None = None
     """MLflow experiment; the sweep's name if left out."""
+
+    @field_validator("uri")
+    @classmethod
+    def _no_secret(cls, uri: str | None) -> str | None:
+        if uri is not None and (reason := refusal(uri)):
+            raise PydanticCustomError("secret", "{reason}", {"reason": reason})
+        return uri
+
+    @field_validator("experiment")
+    @classmethod
+    def _one_line(cls, name: str | None) -> str | None:
+        if name is not None and (not name or not name.isprintable() or name != name.strip() or len(name) > 200):
+            raise ValueError(
+                "an experiment's name is one line of 1 to 200 characters, none of them invisible at the ends"
+            )
+        return name
 
 
 class Sweep(Spec):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from orchestrator.addresses import public
 from orchestrator.analysis.correlation import Coefficient, Pair
 from orchestrator.analysis.figures import COLOURS
 from orchestrator.report import amounts, page
@@ -16,7 +17,7 @@ from orchestrator.report.columns import COST, OTHER, SETTINGS, STATES, describe,
 from orchestrator.report.files import training_curves
 from orchestrator.report.headline import explaining, readable
 from orchestrator.report.plots import DARK_COLOURS, curves
-from orchestrator.report.provenance import facts, public, run_base
+from orchestrator.report.provenance import facts, run_base
 from orchestrator.spec.sweep import Sweep
 from tests.report.synthetic import runs_of, source_of, sweep_of
 from workers.journal import Journal, Record

@@ -1,0 +1,1 @@
+"""MLflow's server: started, looked at from outside, and its database."""
