@@ -7,11 +7,13 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from workers.log import Log
 from workers.storage import Folder
 
 logger = logging.getLogger(__name__)
 
 FILE = "journal.jsonl"
+"""Its name: of a file in a local folder, of a folder of segments on an object store (`workers.log`)."""
 
 Kind = Literal["metric", "tag", "state", "file"]
 
@@ -36,11 +38,11 @@ class Journal:
     """Reads and extends one trial's journal. A line that a crash cut short is dropped at the next opening."""
 
     def __init__(self, folder: Folder) -> None:
-        self._folder = folder
-        content = folder.read(FILE) if folder.exists(FILE) else b""
+        self._log = Log(folder, FILE)
+        content = self._log.read()
         self.records, whole = parse(content)
         if whole != content:
-            folder.write(FILE, whole)
+            self._log.mend(whole)
         self._known = {(record.key, record.step): record.value for record in self.records if record.kind == "metric"}
 
     def add(self, records: list[Record], *, replace: bool = False) -> list[Record]:
@@ -61,18 +63,27 @@ class Journal:
                 self._known[place] = record.value
             new.append(record)
         if new:
-            self._folder.append(FILE, b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in new))
+            self._log.append(b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in new))
             self.records.extend(new)
         return new
+
+    def pack(self) -> None:
+        """Makes it quick to read; call it at the end of an attempt, by whoever holds the folder."""
+        self._log.pack()
 
     def values(self, key: str) -> list[float]:
         """All values of a metric, in the order of recording."""
         return [record.value for record in self.records if record.kind == "metric" and record.key == key]
 
 
+def content(folder: Folder) -> bytes:
+    """A journal's bytes as they are at this moment, a line that is being written perhaps cut short; b"" without one."""
+    return Log(folder, FILE).read()
+
+
 def read_records(folder: Folder) -> list[Record]:
     """The records of a trial that another process may be writing; a line that is not whole yet is left out."""
-    return parse(folder.read(FILE))[0] if folder.exists(FILE) else []
+    return parse(content(folder))[0]
 
 
 def same(first: float, second: float) -> bool:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from workers.failures import StorageError
 from workers.journal import Journal, Record
 from workers.storage import Folder
 
@@ -61,7 +62,7 @@ class Recorder:
         self._add([Record("state", "state", text=state)])
 
     def close(self, timeout: float = 30.0) -> int:
-        """Waits until everything is sent.
+        """Waits until everything is sent; packs the journal, while whoever records still holds the folder.
 
         Args:
             timeout: seconds to wait at most.
@@ -69,6 +70,10 @@ class Recorder:
         Returns:
             Number of records that are in the journal only.
         """
+        try:
+            self.journal.pack()
+        except StorageError as error:  # it is only slower to read
+            logger.warning("cannot pack the journal: %s", error)
         return self._sender.close(timeout) if self._sender else 0
 
     def _add(self, records: list[Record], replace: bool = False) -> None:

@@ -15,7 +15,7 @@ from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
 from workers import layout
 from workers.data.splits import Splits, load_splits
-from workers.failures import DataError, classify
+from workers.failures import DataError, StorageError, classify
 from workers.measurement import Measurement, Measuring, Values
 from workers.pseudo_labels import with_pseudo_labels
 from workers.recorder import Recorder, Sink
@@ -94,7 +94,10 @@ def record_failure(error: Exception, folder: Folder, recorder: Recorder) -> None
         folder.write(layout.ERROR, "".join(traceback.format_exception(error)).encode())
         recorder.tags({"error_class": classify(error), "error": f"{type(error).__name__}: {error}"})
         recorder.state("failed")
-    except OSError as second:  # the storage that failed the trial also fails its record: the first error counts
+    except (
+        OSError,
+        StorageError,
+    ) as second:  # the storage that failed the trial fails its record too: the first counts
         logger.warning("cannot record the failure: %s", second)
 
 

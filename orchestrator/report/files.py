@@ -5,10 +5,9 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from orchestrator.report.plots import Curves
-from workers.journal import FILE
+from workers.journal import content
 from workers.storage import Folder
 
 TRAINING = ("train/loss", "train/error", "validation/robust_loss", "validation/robust_error")
@@ -36,8 +35,7 @@ def training_curves(folder: Folder, trials: Iterable[str]) -> dict[str, Curves]:
     """
     found: dict[str, Curves] = {}
     for trial_id in trials:
-        place = folder / trial_id
-        curves = _metrics(place.read(FILE)) if place.exists(FILE) else {}
+        curves = _metrics(content(folder / trial_id))
         if curves:
             found[trial_id] = curves
     return found
@@ -62,18 +60,18 @@ def _metrics(journal: bytes) -> dict[str, list[tuple[int, float]]]:
     return {name: sorted(curve.items()) for name, curve in points.items()}
 
 
-def landscapes(folder: Path) -> tuple[list[Landscape], list[str]]:
+def landscapes(folder: Folder) -> tuple[list[Landscape], list[str]]:
     """The figures `landscape*.svg` of a folder, and the names of those that would make the page too large.
 
     Figures of many networks come first, then those of single trials.
     """
-    files = sorted(folder.glob("landscape*.svg"), key=lambda file: (bool(OF_A_TRIAL.search(file.stem)), file.name))
+    files = [name for name in folder.names() if name.startswith("landscape") and name.endswith(".svg")]
     shown, left, room = [], [], LANDSCAPE_BYTES
-    for file in files:
-        code = base64.b64encode(file.read_bytes()).decode()
+    for name in sorted(files, key=lambda name: (bool(OF_A_TRIAL.search(name.removesuffix(".svg"))), name)):
+        code = base64.b64encode(folder.read(name)).decode()
         if len(code) > room:
-            left.append(file.name)
+            left.append(name)
             continue
         room -= len(code)
-        shown.append(Landscape(file.stem, f"data:image/svg+xml;base64,{code}"))
+        shown.append(Landscape(name.removesuffix(".svg"), f"data:image/svg+xml;base64,{code}"))
     return shown, left

@@ -104,10 +104,11 @@ def test_delete_and_rename_take_files_and_folders(tmp_path: Path) -> None:
 def test_another_file_system() -> None:
     folder = Folder("memory://trial-of-test-storage/a")
     folder.write("file", b"1")
-    folder.append("file", b"2")
-    assert folder.read("file") == b"12" and folder.names() == ["file"] and folder.exists("file")
+    assert folder.read("file") == b"1" and folder.names() == ["file"] and folder.exists("file")
     folder.delete("file")
     assert folder.names() == []
+    with pytest.raises(TypeError):
+        folder.append("file", b"2")
 
 
 def test_lock_keeps_others_out_until_its_holder_is_killed(tmp_path: Path) -> None:
