@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo test test-all lint format bench lock image clean
+.PHONY: install demo results test test-all lint format bench lock image clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -22,6 +22,12 @@ $(STAMP): requirements.lock pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/flatsweep submit experiments.yaml --correlate
+
+# What docs/results shows of the demo: its report, and pictures of it (these need a Chromium on the path).
+results: $(STAMP)
+	$(BIN)/flatsweep submit experiments.yaml
+	$(BIN)/flatsweep report experiments.yaml --output docs/results/digits.html
+	$(BIN)/python -m tests.report.pictures docs/results/digits.html
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -24,6 +24,7 @@ from orchestrator.analysis.correlation import correlate
 from orchestrator.analysis.table import compared, read_table
 from orchestrator.sink import CHANGED, RunSink
 from orchestrator.spec.base import flatten
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.tracking import Store
 from orchestrator.versions import source_tags
@@ -46,7 +47,7 @@ def sweep(runs: int, storage: str) -> Sweep:
 
 def values(made: Sweep, draw: random.Random) -> dict[str, float]:
     """What is measured and recorded of a trial, with a gap that goes with flatness."""
-    found = {key: draw.random() for measure in made.evaluation.measures for key in measure.keys()}  # noqa: SIM118
+    found = {key: draw.random() for key in value_keys(made.evaluation.measures)}
     found |= {f"train/{key}": draw.random() for key in ("loss", "error", "lr", "seconds")}
     found |= {f"cost/{measure.name}_seconds": 1.0 for measure in made.evaluation.measures}
     return found | {FLATNESS: found[GAP] + draw.random(), "cost/train_seconds": 60.0}

@@ -1,5 +1,6 @@
 """Addresses of tracking servers and databases: the password in one, and what may be shown or recorded of it."""
 
+import importlib.util
 import os
 import re
 from urllib.parse import unquote, urlsplit
@@ -45,13 +46,30 @@ def hidden(text: str, uri: str) -> str:
 
 def completed(uri: str) -> str:
     """What `without_secret` gave, with the password again where this process' MLFLOW_TRACKING_URI has it."""
-    known = os.environ.get("MLFLOW_TRACKING_URI", "")
+    known = with_driver(os.environ.get("MLFLOW_TRACKING_URI", ""))
     return known if known and without_secret(known) == uri else uri
+
+
+def with_driver(uri: str) -> str:
+    """A database's address that names its driver where SQLAlchemy would choose one that is not installed.
+
+    Without a name SQLAlchemy 2.1 takes psycopg, and 2.0 psycopg2, which the extra `postgres` installs.
+    """
+    scheme, colon, rest = uri.partition("://")
+    if scheme in {"postgresql", "postgres"} and importlib.util.find_spec("psycopg") is None:
+        return f"postgresql+psycopg2{colon}{rest}"
+    return uri
 
 
 def is_server(uri: str) -> bool:
     """Whether it is that of a tracking server."""
     return uri.startswith(("http://", "https://"))
+
+
+def is_database(uri: str) -> bool:
+    """Whether it is that of a database."""
+    scheme, colon, _ = uri.partition("://")
+    return bool(colon) and not is_server(uri) and scheme not in {"file", "databricks", "databricks-uc", "uc"}
 
 
 def refusal(uri: str) -> str | None:

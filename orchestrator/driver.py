@@ -1,53 +1,48 @@
-"""One driver per sweep: a lock that the system lets go of when its process dies, however it dies."""
+"""One driver per sweep: a lock that is let go of when its process dies, however it dies."""
 
 import contextlib
 import os
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-
-import filelock
 
 from orchestrator.errors import UserError
 from orchestrator.spec.sweep import Sweep
+from workers.failures import StorageError
+from workers.leases import LEASE_SECONDS
+from workers.storage import Folder
 
 LOCK_FILE = ".driver.lock"
+HOLDER_FILE = f"{LOCK_FILE}.holder"
 WAIT_SECONDS = 1.0
-"""Longer than `has_driver` may hold the lock to look."""
+"""Longer than `has_driver` may hold the lock of a local folder to look."""
 
 
 @contextlib.contextmanager
 def driver_lock(sweep: Sweep) -> Iterator[None]:
-    """Held while one process drives the sweep; the system lets go of it when the process dies, however it dies.
+    """Held while one process drives the sweep.
+
+    In a local folder the system lets go of it when that process dies. On an object store its lease runs out, so this
+    waits for as long as a dead driver may seem to hold it, but not for one that is seen to be alive.
 
     Raises:
         UserError: another process drives it.
     """
-    folder = Path(sweep.storage) / sweep.name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / LOCK_FILE, timeout=WAIT_SECONDS)
-        lock.acquire()
-    except filelock.Timeout as error:
-        holder = folder / f"{LOCK_FILE}.holder"
-        who = holder.read_text() if holder.exists() else "another process"
-        raise UserError(f"sweep '{sweep.name}' is being run by {who}; wait for it, or stop it first") from error
-    except OSError as error:
-        raise UserError(f"storage: cannot write in {folder}: {error.strerror}") from error
-    try:
-        (folder / f"{LOCK_FILE}.holder").write_text(f"process {os.getpid()} on {socket.gethostname()}")
+    folder = Folder(sweep.storage) / sweep.name
+    with contextlib.ExitStack() as held:
+        try:
+            wait = WAIT_SECONDS if folder.is_local else LEASE_SECONDS + WAIT_SECONDS
+            held.enter_context(folder.lock(wait, LOCK_FILE, unless_alive=True))
+            folder.write(HOLDER_FILE, f"process {os.getpid()} on {socket.gethostname()}".encode())
+        except StorageError as error:
+            if not folder.is_locked(LOCK_FILE):
+                raise UserError(f"storage: {error}") from error
+            who = folder.read(HOLDER_FILE).decode() if folder.exists(HOLDER_FILE) else "another process"
+            raise UserError(f"sweep '{sweep.name}' is being run by {who}; wait for it, or stop it first") from error
+        except OSError as error:
+            raise UserError(f"storage: cannot write in {folder}: {error.strerror or error}") from error
         yield
-    finally:
-        lock.release()
 
 
 def has_driver(sweep: Sweep) -> bool:
-    """Whether a process drives the sweep at this moment."""
-    path = Path(sweep.storage) / sweep.name / LOCK_FILE
-    if not path.exists():
-        return False
-    try:
-        with filelock.FileLock(path, timeout=0):
-            return False
-    except filelock.Timeout:
-        return True
+    """Whether a process drives the sweep at this moment; on an object store, as far as this machine's clock tells."""
+    return (Folder(sweep.storage) / sweep.name).is_locked(LOCK_FILE)

@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from orchestrator.errors import UserError
 from orchestrator.evaluations import Changes, applied
+from orchestrator.origins import note_external
+from orchestrator.run_content import RunContent
 from orchestrator.spec.base import place_of
 from orchestrator.spec.data import DATA, Data
 from orchestrator.spec.document import NotYamlError, read_document
@@ -19,6 +21,7 @@ from orchestrator.spec.external import External
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Evaluation, Sweep
 from orchestrator.spec.training import Attack, Ball
+from orchestrator.versions import git_commit, source_tags
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -163,7 +166,9 @@ def _recorded(external: External, request: Request, sweep: str, store: "Store", 
         source = {"model": request.model, "checkpoint": request.checkpoint and request.checkpoint.name}
         source |= {"mean": request.mean, "std": request.std, "model_args": request.model_args}
         given = {key: str(value) for key, value in source.items() if value}
-        run_id = store.create_external_run(external, given, sweep, parent)
+        tags = source_tags(git_commit(Path.cwd()))
+        note_external(folder, tags, given)
+        run_id = store.create_run(RunContent.of_external(external, given), sweep, parent, tags)
     RunSink(store.uri, run_id, folder).send(Journal(folder).records)
     return run_id
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,13 +18,18 @@ from rich.console import Console
 from orchestrator.addresses import without_secret
 from orchestrator.cancel import Requests, Watch
 from orchestrator.errors import UserError
+from orchestrator.limits import Budget, Limits
+from orchestrator.local_folder import local_folder
 from orchestrator.nodes import check_nodes
+from orchestrator.placement import check_fits, wanted
 from orchestrator.plan import Entry, Plan, folder_traces
+from orchestrator.priority import Turn
+from orchestrator.rounds import run_in_rounds
 from orchestrator.settings import trial_labels
-from orchestrator.spec.sweep import Resources, Sweep
+from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, tracking_uri
 
-SCRATCH_PREFIX = "flatsweep-"
+SCRATCH_PREFIX, SCRATCH_NOTE = "flatsweep-", ".driver.scratch"
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable, read at import (ray._private.ray_constants): at 0 a Ray takes itself for one machine's."""
 
@@ -33,14 +38,19 @@ LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 class Outcome:
     """How a launch ended."""
 
-    interrupted: bool
-    """Stopped by Ctrl-C or SIGTERM before every trial was through."""
+    stopped_by: str | None
+    """What stopped it before every trial was through: `signal` (Ctrl-C, SIGTERM), `cancel` or `max_hours`."""
     lost: frozenset[str]
     """Ids of trials whose worker or storage was lost more often than `max_retries` allows."""
 
 
 def launch(
-    plan: Plan, record: Callable[[], Mapping[str, str]], console: Console, address: str | None, store: Store
+    plan: Plan,
+    record: Callable[[], Mapping[str, str]],
+    console: Console,
+    address: str | None,
+    store: Store,
+    limits: Limits | None = None,
 ) -> Outcome:
     """Runs every trial of the plan that needs a worker, and returns when all are through or the user stops it.
 
@@ -50,32 +60,41 @@ def launch(
         console: where progress is shown.
         address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
         store: where requests to cancel are looked for.
+        limits: what it may take of cluster and time; its hours count from here.
 
     Raises:
         UserError: no Ray at the address, or no node can ever hold a trial.
     """
+    limits = limits or Limits()
+    budget = Budget(limits.max_hours)
     entries = plan.to_launch()
     done = sum(not entry.action.launches for entry in plan.entries)
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
     with (
-        _scratch(Path(plan.sweep.storage) / plan.sweep.name) as scratch,
-        _ray(address, scratch),
-        _Stop(console) as stop,
+        _scratch(local_folder(plan.sweep)) as scratch,
+        ray_session(address, scratch),
+        _Stop(console, budget) as stop,
     ):
-        _check_fits(plan.sweep.resources)
+        check_fits(plan.sweep.resources)
         if not _is_local(address):
-            check_nodes(plan.sweep, _wanted(plan.sweep.resources))
+            check_nodes(plan.sweep, wanted(plan.sweep.resources))
         run_ids = record()
         from orchestrator.live import LiveView
 
-        lost: set[str] = set()
+        turn = Turn(plan.sweep.name, limits.priority, wanted(plan.sweep.resources))
+        lost, left = set[str](), list[Entry]()
         with LiveView(labels, done, console) as view, Watch(store, plan.sweep.name, stop.cancel):
+
+            def run(ready: Sequence[Entry]) -> Any:
+                results = _tuner(ready, plan, run_ids, scratch, stop.stopper(turn), view, limits).fit()
+                view.put_aside()
+                return results
+
             for stage in stages(entries):
-                ready = _with_teacher(stage, plan.sweep, console)
-                if ready and not stop.requested:
-                    results = _tuner(ready, plan, run_ids, scratch, stop, view).fit()
-                    lost |= {entry.trial_id for entry, result in zip(ready, results, strict=False) if result.error}
-    return Outcome(stop.requested, frozenset(lost))
+                more, still = run_in_rounds(_with_teacher(stage, plan.sweep, console), run, turn, stop, console)
+                lost |= more
+                left += still
+    return Outcome(stop.by if left else None, frozenset(lost))
 
 
 def stages(entries: list[Entry]) -> list[list[Entry]]:
@@ -100,7 +119,13 @@ def _with_teacher(entries: list[Entry], sweep: Sweep, console: Console) -> list[
 
 
 def _tuner(
-    entries: list[Entry], plan: Plan, run_ids: Mapping[str, str], scratch: Path, stop: "_Stop", view: Any
+    entries: Sequence[Entry],
+    plan: Plan,
+    run_ids: Mapping[str, str],
+    scratch: Path,
+    stopper: Any,
+    view: Any,
+    limits: Limits,
 ) -> Any:
     from ray import tune
 
@@ -122,10 +147,11 @@ def _tuner(
         for entry in entries
     ]
     return tune.Tuner(
-        tune.with_resources(TrialActor, {"cpu": resources.cpu, "gpu": resources.gpu}),
+        tune.with_resources(TrialActor, tune.PlacementGroupFactory([wanted(resources)])),
         param_space={"assignment": tune.grid_search(assignments)},
         tune_config=tune.TuneConfig(
             reuse_actors=True,
+            max_concurrent_trials=limits.max_concurrent or resources.max_concurrent,
             trial_name_creator=lambda trial: str(trial.config["assignment"]["trial_id"]),
             trial_dirname_creator=lambda trial: str(trial.config["assignment"]["trial_id"]),
         ),
@@ -137,23 +163,32 @@ def _tuner(
             # the trial's folder holds its checkpoints; Ray keeps none
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             callbacks=[view],
-            stop=stop.stopper(),
+            stop=stopper,
         ),
     )
 
 
+def left_scratch(folder_here: Path) -> Path | None:
+    """The scratch folder that a driver noted in this machine's folder of a sweep; once it is dead, nobody needs it."""
+    note = folder_here / SCRATCH_NOTE
+    if not note.exists():
+        return None
+    left = Path(note.read_text())
+    # the note lies in the storage, where others may write: nothing but what `_scratch` makes is removed
+    return left if left.name.startswith(SCRATCH_PREFIX) and left.parent == Path(tempfile.gettempdir()) else None
+
+
 @contextlib.contextmanager
-def _scratch(sweep_folder: Path) -> Iterator[Path]:
+def _scratch(folder_here: Path) -> Iterator[Path]:
     """A folder for what Ray writes; nothing in it is needed afterwards. Its path is short, as sockets' paths must be.
 
-    A killed driver leaves its own behind: the next one finds it noted in the sweep's folder and removes it.
+    A killed driver leaves its own behind: the next one finds it noted in this machine's folder of the sweep and
+    removes it.
     """
-    note = sweep_folder / ".driver.scratch"
-    if note.exists():
-        left = Path(note.read_text())
-        # the note lies in the storage, where others may write: nothing but what mkdtemp below makes is removed
-        if left.name.startswith(SCRATCH_PREFIX) and left.parent == Path(tempfile.gettempdir()):
-            shutil.rmtree(left, ignore_errors=True)
+    folder_here.mkdir(parents=True, exist_ok=True)
+    note = folder_here / SCRATCH_NOTE
+    if (left := left_scratch(folder_here)) is not None:
+        shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
     note.write_text(str(folder))
     try:
@@ -164,7 +199,7 @@ def _scratch(sweep_folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _ray(address: str | None, scratch: Path) -> Iterator[None]:
+def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
     """A connection to the cluster at `address` or RAY_ADDRESS, or a Ray of our own that is stopped again."""
     address = _chosen(address)
     # before ray is imported: it reads these at import, and its processes inherit them
@@ -177,24 +212,27 @@ def _ray(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with _on_loopback() if address == "local" else contextlib.nullcontext():
-        yield from _connected(address, scratch)
+    with _on_loopback() if address == "local" else contextlib.nullcontext(), _connected(address, scratch):
+        yield
 
 
 @contextlib.contextmanager
 def _on_loopback() -> Iterator[None]:
     """Ray's processes listen on the loopback address alone, as they do on macOS and Windows; else on every one."""
-    os.environ[LOOPBACK_SWITCH] = "0"  # for Ray's processes
     from ray._private import ray_constants
 
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    users, before = os.environ.get(LOOPBACK_SWITCH), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[LOOPBACK_SWITCH], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and for this one
     try:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
-        del os.environ[LOOPBACK_SWITCH]
+        os.environ.pop(LOOPBACK_SWITCH)
+        if users is not None:
+            os.environ[LOOPBACK_SWITCH] = users
 
 
+@contextlib.contextmanager
 def _connected(address: str, scratch: Path) -> Iterator[None]:
     import ray
 
@@ -222,31 +260,15 @@ def _is_local(address: str | None) -> bool:
     return _chosen(address) == "local"
 
 
-def _check_fits(resources: Resources) -> None:
-    """Refuses resources that no node has: Ray would wait for them for ever."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    wanted = _wanted(resources)
-    if not any(all(node.get(name, 0) >= amount for name, amount in wanted.items()) for node in nodes):
-        have = "; ".join(f"{node.get('CPU', 0):g} CPU and {node.get('GPU', 0):g} GPU" for node in nodes)
-        raise UserError(
-            f"resources: a trial wants {resources.cpu:g} CPU and {resources.gpu:g} GPU on one node; nodes have: {have}"
-        )
-
-
-def _wanted(resources: Resources) -> dict[str, float]:
-    """What a trial needs of a node, by Ray's names."""
-    return {"CPU": resources.cpu, "GPU": resources.gpu}
-
-
 class _Stop:
-    """Turns Ctrl-C and SIGTERM into an orderly end: the first asks for it, the second forces it."""
+    """Turns Ctrl-C, SIGTERM and the end of the time into an orderly end. Ctrl-C after that forces it."""
 
-    def __init__(self, console: Console) -> None:
-        self.requested = False
-        self._cancelled: frozenset[str] = frozenset()
-        self._console = console
+    def __init__(self, console: Console, budget: Budget) -> None:
+        self.by: str | None = None
+        """What asked for it: `signal`, `cancel` or `max_hours`."""
+        self.cancelled: frozenset[str] = frozenset()
+        """Ids of trials that somebody wants to end, whatever becomes of the others."""
+        self._console, self._budget = console, budget
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "_Stop":
@@ -259,23 +281,36 @@ class _Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def requested(self) -> bool:
+        """Whether to end."""
+        if self.by is None and self._budget.used_up:
+            why = f"the {self._budget.hours:g} hours are used up"
+            self._ask("max_hours", f"{why}: running trials save a checkpoint (Ctrl-C stops at once)")
+        return self.by is not None
+
     def _hear(self, _number: int, _frame: FrameType | None) -> None:
-        if self.requested:
+        if self.by is not None:
             raise KeyboardInterrupt
-        self.requested = True
-        self._console.print("stopping: running trials save a checkpoint (once more stops at once)", markup=False)
+        self._ask("signal", "stopping: running trials save a checkpoint (once more stops at once)")
 
     def cancel(self, wanted: Requests) -> None:
         """Hears what somebody wants stopped; called from another thread, and again until it is."""
-        if wanted.trials - self._cancelled:
-            self._console.print(f"cancelled by its user: {', '.join(sorted(wanted.trials))}", markup=False)
-            self._cancelled |= wanted.trials
-        if wanted.sweep and not self.requested:
-            self.requested = True
-            self._console.print("cancelled by its user: running trials save a checkpoint", markup=False)
+        if wanted.trials - self.cancelled:
+            self._say(f"cancelled by its user: {', '.join(sorted(wanted.trials))}")
+            self.cancelled |= wanted.trials
+        if wanted.sweep and self.by is None:
+            self._ask("cancel", "cancelled by its user: running trials save a checkpoint")
 
-    def stopper(self) -> Any:
-        """For Ray Tune: ends every trial once a stop was requested, and those that were cancelled."""
+    def _ask(self, by: str, text: str) -> None:
+        self.by = by
+        self._say(text)
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def stopper(self, turn: Turn) -> Any:
+        """For Ray Tune: ends every trial once a stop was requested or the turn is over, and those cancelled."""
         from ray.tune import Stopper
         from ray.tune.stopper import NoopStopper
 
@@ -283,10 +318,10 @@ class _Stop:
 
         class StopAll(Stopper):  # type: ignore[misc]
             def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
-                return result["config"]["assignment"]["trial_id"] in outer._cancelled
+                return result["config"]["assignment"]["trial_id"] in outer.cancelled
 
             def stop_all(self) -> bool:
-                return outer.requested
+                return outer.requested or turn.is_over()
 
             def __reduce__(self) -> tuple[type[NoopStopper], tuple[()]]:
                 # Tune pickles it for Tuner.restore, which flatsweep does not use

@@ -42,6 +42,7 @@ class LiveView(Callback):  # type: ignore[misc]
         self._finished: dict[str, float] = {}
         self._side_by_side = 1  # most trials seen running at once
         self._failed: list[tuple[str, str]] = []
+        self._warned: set[str] = set()
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._said = time.monotonic()
 
@@ -57,6 +58,11 @@ class LiveView(Callback):  # type: ignore[misc]
     def __reduce__(self) -> tuple[type[Callback], tuple[()]]:
         # Tune pickles its callbacks for Tuner.restore, which flatsweep does not use: an empty one will do
         return Callback, ()
+
+    def put_aside(self) -> None:
+        """No trial runs at present: each that did starts again later."""
+        self._running.clear()
+        self._refresh()
 
     # Ray Tune calls these in the driver; a trial's name in Tune is its trial id.
 
@@ -79,6 +85,9 @@ class LiveView(Callback):  # type: ignore[misc]
         name = str(trial)
         line = self._running.setdefault(name, Line(self._labels.get(name, name), time.monotonic()))
         line.last |= result
+        if (warning := result.get("warning")) and warning not in self._warned:
+            self._warned.add(warning)
+            self._print(f"[yellow]warning[/]   {escape(warning)}")
         if result.get("done"):
             self._end(name, line, result)
         self._refresh()

@@ -1,4 +1,4 @@
-"""A copy of a sweep's runs in its folder, brought up to date by asking the store only for what has changed since.
+"""A copy of a sweep's runs on this machine, brought up to date by asking the store only for what has changed since.
 
 MLflow can neither list runs without all that they hold nor say which of them changed. So flatsweep marks every change
 with its time (`sink.CHANGED`). A look at the store asks for the runs whose mark is newer than `MARGIN_MS` before the
@@ -16,11 +16,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.addresses import without_secret
+from orchestrator.local_folder import local_folder
 from orchestrator.sink import STATUS
 from orchestrator.spec.base import digest
+from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, TrialRun
 from workers.storage import Folder
@@ -42,7 +45,7 @@ class LocalCopy:
     """The runs of one sweep, from the copy and from the store.
 
     Args:
-        sweep: the sweep; the copy lies in its folder.
+        sweep: the sweep; the copy lies in this machine's folder of it.
         store: where it is recorded.
         fresh: fetch everything, whatever the copy holds.
     """
@@ -51,7 +54,7 @@ class LocalCopy:
         self._sweep, self._store = sweep, store
         # without the password, which may change while the store stays the same
         self._key = digest({"uri": without_secret(store.uri), "experiment": store.experiment_id, "sweep": sweep.name})
-        self._folder, self._file = Folder(sweep.storage) / sweep.name / FOLDER, f"{self._key}.parquet"
+        self._folder, self._file = Folder(str(local_folder(sweep))) / FOLDER, f"{self._key}.parquet"
         self._curves: dict[str, dict[str, Curves]] = {}
         self._kept: dict[str, TrialRun] = {}
         self._looked_ms = 0
@@ -82,8 +85,10 @@ class LocalCopy:
         return replace(run, curves=known[name])
 
     def keep(self) -> None:
-        """Writes the copy, if it has changed; nowhere if the sweep has no folder here, or a read-only one."""
-        if not self._is_new or not self._kept or not self._folder.parent.parent.exists(self._sweep.name):
+        """Writes the copy, if it has changed; nowhere if the sweep's folder is not here, or a read-only one."""
+        if not self._is_new or not self._kept:
+            return
+        if not is_address(self._sweep.storage) and not Path(self._sweep.storage, self._sweep.name).exists():
             return
         try:
             self._folder.write(self._file, _packed(self._kept.values(), self._curves, self._looked_ms, self._key))

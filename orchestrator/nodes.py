@@ -1,10 +1,11 @@
 """Asks the nodes of a cluster, before anything starts, whether a trial could run there."""
 
 import uuid
-from pathlib import Path
 from typing import Any
 
+from orchestrator.addresses import completed, without_secret
 from orchestrator.errors import UserError
+from orchestrator.placement import fits
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, tracking_uri
 from orchestrator.versions import Code, own_code
@@ -32,18 +33,14 @@ def check_nodes(sweep: Sweep, wanted: dict[str, float]) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     folder, name = Folder(sweep.storage) / sweep.name, f".probe-{uuid.uuid4().hex}"
-    fitting = [
-        node
-        for node in ray.nodes()
-        if node["Alive"] and all(node["Resources"].get(kind, 0) >= amount for kind, amount in wanted.items())
-    ]
+    fitting = [node for node in ray.nodes() if node["Alive"] and fits(wanted, node["Resources"])]
     folder.write(name, name.encode())
     try:
         ask = ray.remote(node_problems)
         asked = {
             node["NodeManagerAddress"]: ask.options(
                 num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            ).remote(str(folder), name, tracking_uri(sweep), own_code().model_dump())
+            ).remote(str(folder), name, without_secret(tracking_uri(sweep)), own_code().model_dump())
             for node in fitting
         }
         problems = []
@@ -80,7 +77,7 @@ def node_problems(folder: str, probe: str, tracking: str, driver: dict[str, Any]
     if seen != probe.encode():
         problems.append(f"storage: {folder} is not the driver's: mount one shared folder on every node, or use s3://")
     try:
-        Store(tracking, "flatsweep-probe", Path())
+        Store(completed(tracking), "flatsweep-probe", "")
     except UserError as error:
         problems.append(str(error))
     return problems

@@ -2,15 +2,19 @@
 
 import os
 import socket
+import uuid
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from orchestrator.addresses import is_server
+from orchestrator.addresses import is_database, is_server
 from orchestrator.errors import UserError
 from orchestrator.serving.database import schema_problem
 from orchestrator.serving.probe import server_problem
+from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import database_file, database_problem, tracking_uri
+from workers.failures import StorageError
+from workers.storage import Folder
 
 
 def check(sweep: Sweep, address: str | None = None) -> None:
@@ -24,13 +28,37 @@ def check(sweep: Sweep, address: str | None = None) -> None:
         UserError: with every problem found, one line each.
     """
     problems = [f"data: {obstacle}" for data in sweep.data_sets() if (obstacle := data.obstacle())]
-    places = (_storage_problem(Path(sweep.storage)), _tracking_problem(sweep), _address_problem(address))
+    places = (_storage_problem(sweep.storage), _tracking_problem(sweep), address_problem(address))
     problems += [problem for problem in places if problem]
     if problems:
         raise UserError("\n".join(problems))
 
 
-def _storage_problem(storage: Path) -> str | None:
+def _storage_problem(storage: str) -> str | None:
+    return _address_of_storage_problem(storage) if is_address(storage) else _folder_problem(Path(storage))
+
+
+def _address_of_storage_problem(storage: str) -> str | None:
+    """It must be reached, take files, and refuse to replace one when asked to: locks rest on that."""
+    name = f"probe-{uuid.uuid4().hex}"
+    try:
+        folder = Folder(storage)
+        try:
+            if folder.create(name, b"1") and not folder.create(name, b"2"):
+                return None
+        finally:
+            folder.delete(name)
+    except FileNotFoundError as error:
+        return f"storage: {storage} cannot be used: {error}"
+    except StorageError as error:
+        return str(error) if str(error).startswith("storage:") else f"storage: {error}"
+    return (
+        f"storage: {storage} replaces a file where it is asked not to (a PUT with If-None-Match), so that two workers "
+        "could not exclude each other; take a server that does, or a folder"
+    )
+
+
+def _folder_problem(storage: Path) -> str | None:
     """A folder that exists must be writable; one that does not must have a writable parent to be made in."""
     nearest = storage
     while not nearest.exists() and nearest != nearest.parent:
@@ -48,20 +76,24 @@ def _is_pseudo(folder: Path) -> bool:
 
 
 def _tracking_problem(sweep: Sweep) -> str | None:
-    uri = tracking_uri(sweep)
+    try:
+        uri = tracking_uri(sweep)
+    except UserError as error:
+        return str(error)
     if (file := database_file(uri)) is not None and (problem := database_problem(file)):
         return problem
-    scheme = urlsplit(uri).scheme
     if is_server(uri):
         found = server_problem(uri, sweep.experiment)
-    elif scheme in {"", "file"}:
+    elif is_database(uri):
+        found = schema_problem(uri)
+    elif urlsplit(uri).scheme in {"", "file"} and not uri.startswith("databricks"):
         found = f"MLflow no longer writes to plain folders ({uri}); use sqlite:///FILE or a server's address"
     else:
-        found = None if scheme == "databricks" else schema_problem(uri)
+        found = None
     return f"tracking: {found}" if found else None
 
 
-def _address_problem(address: str | None) -> str | None:
+def address_problem(address: str | None) -> str | None:
     """Ray itself tries an address where nobody listens for many minutes."""
     address = address or os.environ.get("RAY_ADDRESS")
     if not address or address in {"local", "auto"}:

@@ -1,5 +1,6 @@
 """Which sweep a command means: a sweep file, or the name of a sweep that was submitted before."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,8 +8,11 @@ from pydantic import ValidationError
 
 from orchestrator.addresses import refusal
 from orchestrator.errors import UserError, suggest
+from orchestrator.local_folder import local_folder
 from orchestrator.spec.loading import SweepFile, load_sweep_file
-from orchestrator.spec.sweep import Sweep
+from orchestrator.spec.places import is_address, located_storage, storage_problem
+from orchestrator.spec.sweep import NAME_PATTERN, Sweep
+from orchestrator.tracking import database_file
 from workers.storage import Folder
 
 TEXT_FILE, SWEEP_FILE = "sweep.yaml", "sweep.json"
@@ -18,7 +22,8 @@ TEXT_FILE, SWEEP_FILE = "sweep.yaml", "sweep.json"
 class Places:
     """What the command line may say instead of the sweep file, and of it."""
 
-    storage: Path | None = None
+    storage: str | None = None
+    """A folder, or an address such as s3://bucket/prefix."""
     tracking_uri: str | None = None
     profile: str | None = None
     """One of the sweep file's profiles."""
@@ -39,7 +44,8 @@ def open_sweep(name: str, places: Places) -> SweepFile:
             a password in it.
     """
     path = Path(name)
-    if path.suffix in {".yaml", ".yml"} or path.exists():
+    # os.path: a name that is too long for a file, or holds NUL, is no file, and no error
+    if path.suffix in {".yaml", ".yml"} or os.path.exists(name):  # noqa: PTH110
         file = load_sweep_file(path, places.profile)
     elif places.profile is not None:
         raise UserError(
@@ -47,10 +53,10 @@ def open_sweep(name: str, places: Places) -> SweepFile:
             f"the recorded sweep by its own name, which is '{name}-{places.profile}' unless the profile sets another"
         )
     else:
-        file = _recorded(name, places.storage or Path("runs"))
+        file = _from_named_store(name, places) or _recorded(name, places.storage or "runs")
     changes: dict[str, object] = {}
     if places.storage:
-        changes["storage"] = str(places.storage.expanduser().absolute())
+        changes["storage"] = _located(places.storage)
     if places.tracking_uri:
         if reason := refusal(places.tracking_uri):
             raise UserError(f"--tracking-uri: {reason}")
@@ -58,20 +64,49 @@ def open_sweep(name: str, places: Places) -> SweepFile:
     return replace(file, sweep=file.sweep.model_copy(update=changes))
 
 
-def _recorded(name: str, storage: Path) -> SweepFile:
-    # a path in the name is looked up by its last part only, so that no name leads out of the storage
-    folder = storage / Path(name).name / SWEEP_FILE
-    if Path(name).name != name or not folder.is_file():
-        known = [path.parent.name for path in storage.glob(f"*/{SWEEP_FILE}")]
-        hint = suggest(name, known) if known else "nothing was submitted there yet"
-        raise UserError(f"no sweep called '{name}' in {storage}: {hint} (or give a sweep file, or --storage)")
+def _from_named_store(name: str, places: Places) -> SweepFile | None:
+    """From the tracking store that the command line or the environment names, unless its storage is at hand."""
+    uri = places.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri or database_file(uri) or not _is_plain(name):
+        return None
+    if (Folder(_located(places.storage or "runs")) / name).exists(SWEEP_FILE):
+        return None
+    from orchestrator.lookup import sweep_from_store
+
+    return sweep_from_store(name, uri)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether it may be a sweep's: no other name is looked up, so that none leads out of the storage."""
+    return NAME_PATTERN.fullmatch(name) is not None and ".." not in name
+
+
+def _located(storage: str) -> str:
+    """What `--storage` says, made absolute."""
+    if problem := storage_problem(storage):
+        raise UserError(f"--storage: {problem}")
     try:
-        sweep = Sweep.model_validate_json(folder.read_bytes())
+        return located_storage(storage, Path.cwd())
+    except RuntimeError as error:  # a home folder that cannot be found
+        raise UserError(f"--storage {storage}: not a folder: {error}") from error
+
+
+def _recorded(name: str, given: str) -> SweepFile:
+    storage = _located(given)
+    root = Folder(storage)
+    if not _is_plain(name) or not (root / name).exists(SWEEP_FILE):
+        known = [other for other in root.names() if (root / other).exists(SWEEP_FILE)]
+        hint = suggest(name, known) if known else "nothing was submitted there yet"
+        raise UserError(f"no sweep called '{name[:200]}' in {given}: {hint} (or give a sweep file, or --storage)")
+    folder = root / name
+    try:
+        sweep = Sweep.model_validate_json(folder.read(SWEEP_FILE))
     except ValueError as error:
         found = error.errors() if isinstance(error, ValidationError) else []
         # a package that offered a component is gone, or broken: the file is as it was
         if names := [item["msg"] for item in found if item["type"] in {"unknown_name", "unusable"}]:
-            raise UserError(f"{folder}: {'; '.join(names)}") from error
-        raise UserError(f"{folder} is damaged; give the sweep file instead") from error
-    sweep = sweep.model_copy(update={"storage": str(storage.absolute())})
-    return SweepFile(sweep, (folder.parent / TEXT_FILE).read_text(), folder.parent / TEXT_FILE)
+            raise UserError(f"{folder}/{SWEEP_FILE}: {'; '.join(names)}") from error
+        raise UserError(f"{folder}/{SWEEP_FILE} is damaged; give the sweep file instead") from error
+    sweep = sweep.model_copy(update={"storage": storage})
+    text = folder.read(TEXT_FILE).decode()
+    return SweepFile(sweep, text, local_folder(sweep) / TEXT_FILE, storage=storage if is_address(storage) else None)

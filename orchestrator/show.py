@@ -2,10 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +14,9 @@ from rich.text import Text
 from orchestrator.cost import Cost
 from orchestrator.plan import Action, Entry, Estimate, Plan
 from orchestrator.settings import differences, trial_labels
+
+if TYPE_CHECKING:
+    from orchestrator.prune import Removal
 
 WORDS = {
     Action.RUN: "to run",
@@ -104,6 +108,18 @@ def cost_table(found: Sequence[Cost]) -> Table:
         passes = f"{cost.passes:.3g}" if cost.passes else "?"
         table.add_row(
             cost.measure, str(cost.networks), passes, "?" if cost.seconds is None else hours(cost.seconds / 3600)
+        )
+    return table
+
+
+def pruned_table(found: "Sequence[Removal]") -> Table:
+    """What `prune` removes, folder by folder."""
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading, justify in (("folder", "left"), ("files", "right"), ("size", "right"), ("", "left")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    for one in found:
+        table.add_row(
+            one.folder or ".", str(len(one.paths)) if one.paths else "all", decimal(one.size), escape(one.why)
         )
     return table
 

@@ -3,7 +3,7 @@
 import logging
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -37,6 +37,9 @@ STATUS = {
 }
 """A trial's state -> the run's status in MLflow."""
 
+Points = dict[tuple[str, int], dict[int, float]]
+"""For each metric and step its values by time, in ms since 1970."""
+
 
 class RunSink:
     """Sends records to one run. Sending some again adds nothing.
@@ -58,20 +61,9 @@ class RunSink:
         return MlflowClient(tracking_uri=self._uri)
 
     @cached_property
-    def _recorded(self) -> dict[tuple[str, int], dict[int, float]]:
-        """What the run holds already: for each metric and step, its values by time."""
-        recorded: dict[tuple[str, int], dict[int, float]] = {}
-        for key in self._client.get_run(self._run_id).data.metrics:
-            if key == CHANGED:
-                continue
-            for point in self._client.get_metric_history(self._run_id, key):
-                recorded.setdefault((key, point.step), {})[point.timestamp] = point.value
-        return recorded
-
-    def _is_new(self, record: Record) -> bool:
-        """Whether the run lacks it; a trial whose folder was lost records the same values at another time."""
-        values = self._recorded.get((record.key, record.step), {})
-        return record.time_ms not in values and (not values or not same(values[max(values)], record.value))
+    def _recorded(self) -> Points:
+        """What the run holds already."""
+        return recorded_points(self._client, self._run_id, self._client.get_run(self._run_id).data.metrics)
 
     def send(self, records: Sequence[Record]) -> None:
         """Delivers the records; what it raises, which is logged, has no password of the store in it."""
@@ -86,7 +78,7 @@ class RunSink:
         """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""
         from mlflow.entities import Metric
 
-        metrics = [record for record in records if record.kind == "metric" and self._is_new(record)]
+        metrics = new_metrics(records, self._recorded)
         for low in range(0, len(metrics), MAX_METRICS):
             part = metrics[low : low + MAX_METRICS]
             log_changes(self._client, self._run_id, [Metric(m.key, m.value, m.time_ms, m.step) for m in part])
@@ -124,14 +116,47 @@ class RunSink:
             if not self._folder.exists(path):
                 logger.warning("%s/%s is gone and cannot be logged to MLflow", self._folder, path)
                 continue
-            with tempfile.TemporaryDirectory(prefix="flatsweep-") as place:
-                copy = Path(place) / path
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                copy.write_bytes(self._folder.read(path))
-                inside = str(copy.parent.relative_to(place))
-                self._client.log_artifact(self._run_id, str(copy), None if inside == "." else inside)
-            log_changes(self._client, self._run_id, tags={FILE_TAG.removeprefix(TAG) + path: content_hash})
+            log_file(self._client, self._run_id, self._folder, path, content_hash)
             self._files[path] = content_hash
+
+
+def recorded_points(client: "MlflowClient", run_id: str, keys: Iterable[str]) -> Points:
+    """The whole histories of a run's metrics, without `CHANGED`; each costs a question to the store."""
+    recorded: Points = {}
+    for key in keys:
+        for point in client.get_metric_history(run_id, key) if key != CHANGED else ():
+            recorded.setdefault((key, point.step), {})[point.timestamp] = point.value
+    return recorded
+
+
+def new_metrics(records: Iterable[Record], recorded: Mapping[tuple[str, int], Mapping[int, float]]) -> list[Record]:
+    """The metrics among the records that a run lacks, once each and in order.
+
+    A trial whose folder was lost records the same values again at another time; these are not new. A value that was
+    replaced and came back is.
+    """
+    known: Points = {}
+    new = []
+    for record in records:
+        if record.kind != "metric":
+            continue
+        place = record.key, record.step
+        values = known.setdefault(place, dict(recorded.get(place, {})))
+        if record.time_ms not in values and (not values or not same(values[max(values)], record.value)):
+            values[record.time_ms] = record.value
+            new.append(record)
+    return new
+
+
+def log_file(client: "MlflowClient", run_id: str, folder: Folder, path: str, content_hash: str) -> None:
+    """Logs a file of a trial's folder as artifact under its path; a tag with the hash says that it was done."""
+    with tempfile.TemporaryDirectory(prefix="flatsweep-") as place:
+        copy = Path(place) / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(folder.read(path))
+        inside = str(copy.parent.relative_to(place))
+        client.log_artifact(run_id, str(copy), None if inside == "." else inside)
+    log_changes(client, run_id, tags={FILE_TAG.removeprefix(TAG) + path: content_hash})
 
 
 def log_changes(
@@ -157,10 +182,11 @@ def change_mark() -> "Metric":
     return Metric(CHANGED, now_ms, now_ms, 0)
 
 
-def set_status(client: "MlflowClient", run_id: str, state: str) -> None:
-    """Puts a run's status in line with the trial's state; a state that ends an attempt sets the end time."""
+def set_status(client: "MlflowClient", run_id: str, state: str, ended_ms: int | None = None) -> None:
+    """Puts a run's status in line with the trial's state; a state that ends an attempt sets the end time, now if not
+    given, in ms since 1970."""
     status = STATUS[state]
     if status in {"RUNNING", "SCHEDULED"}:
         client.update_run(run_id, status=status)
     else:
-        client.set_terminated(run_id, status=status)
+        client.set_terminated(run_id, status=status, end_time=ended_ms)

@@ -11,20 +11,25 @@ from orchestrator.addresses import shown
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
+from orchestrator.limits import Limits
+from orchestrator.origins import note
 from orchestrator.plan import Action, Plan, make_plan, needed_teachers
 from orchestrator.preflight import check
 from orchestrator.recorded import remember
+from orchestrator.run_content import RunContent
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store, TrialRun
+from orchestrator.versions import source_tags
 from workers.failures import ErrorClass, StorageError
 from workers.journal import Journal, Record
+from workers.leases import LEASE_SECONDS
 from workers.storage import Folder
 
 logger = logging.getLogger(__name__)
 
-LOST_SECONDS = 20.0
-"""How long a lost worker may take to die and let go of its trial's folder."""
+LOST_SECONDS = LEASE_SECONDS + 8.0
+"""How long a lost worker may take to die and let go of its trial's folder; on an object store its lease runs out."""
 
 Prepare = Callable[[Store, Plan], Plan]
 """What a command does with the plan before it is launched, such as taking failed trials up again."""
@@ -37,10 +42,16 @@ class Submitted:
     plan: Plan
     """As it was before."""
     launched: int
-    interrupted: bool
+    stopped_by: str | None
+    """What stopped it before every trial was through: `signal`, `cancel` or `max_hours`."""
     after: Plan
     """As it is now."""
     parent_run_id: str | None
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether it was stopped before every trial was through."""
+        return self.stopped_by is not None
 
 
 def submit(
@@ -50,6 +61,7 @@ def submit(
     address: str | None = None,
     prepare: Prepare | None = None,
     started: Callable[[], None] | None = None,
+    limits: Limits | None = None,
 ) -> Submitted:
     """Runs what is missing of a sweep, and nothing else.
 
@@ -59,6 +71,7 @@ def submit(
         address: of a Ray cluster.
         prepare: changes the record and the plan first.
         started: called once everything is checked and the runs are made.
+        limits: what it may take of cluster and time.
 
     Raises:
         UserError: the sweep cannot run, or another driver runs it.
@@ -66,6 +79,7 @@ def submit(
     sweep = file.sweep
     check(sweep, address)
     with driver_lock(sweep):
+        (Folder(sweep.storage) / sweep.name).finish_moves()
         store = Store.of(sweep)
         close_orphans(store, sweep)
         plan = make_plan(sweep, store.trial_runs(sweep.name))
@@ -74,7 +88,7 @@ def submit(
             plan = prepare(store, plan)
         entries = plan.to_launch()
         if not entries:
-            return Submitted(plan, 0, False, plan, parent_left)
+            return Submitted(plan, 0, None, plan, parent_left)
         commit = file.commit
         recorded: dict[str, str] = {}
 
@@ -87,10 +101,12 @@ def submit(
             console.print(
                 f"recording {len(entries)} runs in {shown(store.uri)}", markup=False, highlight=False, soft_wrap=True
             )
+            tags, new = source_tags(commit), [entry.trial_id for entry in entries if entry.run is None]
+            note(Folder(sweep.storage) / sweep.name, new, tags, file.profile)
             run_ids = {
                 entry.trial_id: entry.run.run_id
                 if entry.run
-                else store.create_trial_run(entry.trial, sweep.evaluation, sweep.name, parent, commit)
+                else store.create_run(RunContent.of_trial(entry.trial, sweep.evaluation), sweep.name, parent, tags)
                 for entry in entries
             }
             if started:
@@ -100,17 +116,17 @@ def submit(
         state = "failed"
         try:
             console.print(f"starting Ray for {len(entries)} trials", markup=False, highlight=False)
-            outcome = launch(plan, record, console, address, store)
+            outcome = launch(plan, record, console, address, store, limits)
             # a worker that died while it measured once more has not undone what its trial is
             close_orphans(store, sweep, frozenset() if plan.measure_only else outcome.lost)
-            state = "interrupted" if outcome.interrupted else "finished"
+            state = "interrupted" if outcome.stopped_by else "finished"
         finally:
             if state == "failed":
                 close_orphans(store, sweep)
             if "parent" in recorded:
                 store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, store.trial_runs(sweep.name))
-        return Submitted(plan, len(entries), outcome.interrupted, after, recorded["parent"])
+        return Submitted(plan, len(entries), outcome.stopped_by, after, recorded["parent"])
 
 
 def close_orphans(store: Store, sweep: Sweep, lost: frozenset[str] = frozenset()) -> list[TrialRun]:
@@ -182,8 +198,8 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
         if unknown:
             raise UserError(f"no trial of '{plan.sweep.name}' has an id that begins with {', '.join(sorted(unknown))}")
         for entry in chosen:
-            folder = Folder(f"{plan.sweep.storage}/{plan.sweep.name}")
-            if from_scratch and folder.exists(entry.trial_id):
+            folder = Folder(plan.sweep.storage) / plan.sweep.name
+            if from_scratch and (folder / entry.trial_id).names():
                 number = sum(name.startswith(f"{entry.trial_id}.old-") for name in folder.names())
                 folder.rename(entry.trial_id, f"{entry.trial_id}.old-{number + 1}")
             if entry.run:

@@ -13,24 +13,46 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.addresses import hidden, is_server, shown
+from orchestrator.addresses import hidden, is_database, is_server, shown, with_driver
 from orchestrator.errors import UserError
-from orchestrator.spec.base import Spec, digest, flatten
+from orchestrator.run_content import RunContent
+from orchestrator.serving.database import schema_problem
+from orchestrator.spec.base import digest
 from orchestrator.spec.external import METHOD as EXTERNAL
-from orchestrator.spec.external import External
+from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
-from orchestrator.versions import git_commit, source_tags
+from orchestrator.versions import source_tags
 
-MAX_PARAMS, MAX_PARAM = 100, 6000
-"""MLflow's limits: params in a batch, characters in a value."""
+MAX_PARAMS = 100
+"""MLflow's limit: params in a batch."""
 IDS_AT_ONCE = 1000
 """Ids of runs in one question: the parser of MLflow's filters is slow, and databases limit what one may hold."""
-DATABASE = "mlflow.db"
+DATABASE, ARTIFACTS = "mlflow.db", "artifacts"
+SWEEP_TEXT, RESOLVED_FILE = "sweep.yaml", "sweep.json"
+"""Artifacts of a sweep's own run: the sweep file as written, and the sweep with absolute paths."""
 
 
 def tracking_uri(sweep: Sweep) -> str:
-    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage."""
-    return sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{sweep.storage}/{DATABASE}"
+    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage.
+
+    Raises:
+        UserError: neither is given, and the storage is no folder that could hold SQLite.
+    """
+    if given := sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
+        return with_driver(given)
+    if is_address(sweep.storage):
+        raise UserError(
+            f"tracking: SQLite cannot lie in {sweep.storage}; say where runs are recorded: tracking.uri in the sweep "
+            "file, --tracking-uri or MLFLOW_TRACKING_URI, a server's address or sqlite:////a/file/of/this/machine.db"
+        )
+    return f"sqlite:///{sweep.storage}/{DATABASE}"
+
+
+def _artifacts(sweep: Sweep, database: Path | None) -> str:
+    """URI of the folder of artifacts: in the storage; if that is elsewhere, beside an SQLite file of this machine."""
+    if not is_address(sweep.storage):
+        return Path(sweep.storage, ARTIFACTS).as_uri()
+    return (database.absolute().parent / ARTIFACTS).as_uri() if database else f"{sweep.storage}/{ARTIFACTS}"
 
 
 def database_file(uri: str) -> Path | None:
@@ -116,22 +138,35 @@ class TrialRun:
         return self.tags.get("method_name") == EXTERNAL
 
 
+@contextlib.contextmanager
+def reached(uri: str) -> Iterator[None]:
+    """What goes wrong with a store inside is said in one sentence, and without MLflow's long waits."""
+    quiet()
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
+        reason = hidden(str(error), uri).splitlines()[0][:300]
+        raise UserError(f"the tracking store {shown(uri)} cannot be used: {reason}") from error
+
+
 class Store:
     """The tracking store of one sweep.
 
     Args:
         uri: MLflow tracking URI.
         experiment: the experiment's name.
-        artifacts: folder for artifacts of a store without a server.
+        artifacts: URI of a folder for artifacts of a store without a server.
 
     Raises:
         UserError: the store cannot be reached.
     """
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: str) -> None:
         self.uri, self.experiment, self._artifacts = uri, experiment, artifacts
-        quiet()
-        with self._reached():
+        with self.reached():
             from mlflow import MlflowClient
 
             self.client = MlflowClient(tracking_uri=uri)
@@ -149,7 +184,9 @@ class Store:
             if problem := database_problem(file):  # MLflow would try for half a minute and end in a traceback
                 raise UserError(problem)
             file.parent.mkdir(parents=True, exist_ok=True)
-        return cls(uri, sweep.experiment, Path(sweep.storage) / "artifacts")
+        elif is_database(uri) and (problem := schema_problem(uri)):  # likewise
+            raise UserError(f"tracking: {problem}")
+        return cls(uri, sweep.experiment, _artifacts(sweep, file))
 
     @classmethod
     def existing(cls, sweep: Sweep) -> "Store | None":
@@ -157,22 +194,16 @@ class Store:
         file = database_file(tracking_uri(sweep))
         return None if file is not None and not file.exists() else cls.of(sweep)
 
-    @contextlib.contextmanager
-    def _reached(self) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            yield
-        except (MlflowException, OSError) as error:
-            reason = hidden(str(error), self.uri).splitlines()[0][:300]
-            raise UserError(f"the tracking store {shown(self.uri)} cannot be used: {reason}") from error
+    def reached(self) -> contextlib.AbstractContextManager[None]:
+        """Around whatever asks the store: what it cannot do is a UserError."""
+        return reached(self.uri)
 
     def prepare(self) -> None:
         """Makes the experiment if it does not exist."""
-        with self._reached():
+        with self.reached():
             if self.experiment_id is None:
                 served = is_server(self.uri) or self.uri.startswith("databricks")
-                place = None if served else (self._artifacts / _folder_name(self.experiment)).as_uri()
+                place = None if served else f"{self._artifacts}/{_folder_name(self.experiment)}"
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:
@@ -225,7 +256,7 @@ class Store:
         """
         epochs = run.tags.get(f"{prefix}kept_epochs", "")
         curves: dict[int, dict[str, float]] = {int(epoch): {} for epoch in epochs.split(",") if epoch}
-        with self._reached():
+        with self.reached():
             for key in keys if curves else ():
                 for point in self.client.get_metric_history(run.run_id, prefix + key):
                     if point.step in curves:
@@ -238,16 +269,16 @@ class Store:
 
     def history(self, run_id: str, key: str) -> list[Any]:
         """Every point of a metric of a run, as MLflow has them: key, value, step, timestamp in ms since 1970."""
-        with self._reached():
+        with self.reached():
             return list(self.client.get_metric_history(run_id, key))
 
     def is_driven(self, sweep_name: str) -> bool:
         """Whether the sweep's own run says that a driver has it; one that was killed may have left it so."""
-        return any(run.info.status == "RUNNING" for run in self._search(_query(sweep_name, "sweep")))
+        return any(run.info.status == "RUNNING" for run in self._search(sweep_query(sweep_name)))
 
     def parent_run(self, sweep_name: str) -> str | None:
         """Id of the sweep's own run."""
-        found = self._search(_query(sweep_name, "sweep"))
+        found = self._search(sweep_query(sweep_name))
         return str(found[0].info.run_id) if found else None
 
     def _search(self, query: str) -> list[Any]:
@@ -255,7 +286,7 @@ class Store:
             return []
         runs: list[Any] = []
         token: str | None = None
-        with self._reached():
+        with self.reached():
             while True:
                 page = self.client.search_runs(
                     [self.experiment_id], query, max_results=5000, order_by=["start_time ASC"], page_token=token
@@ -268,27 +299,41 @@ class Store:
     def open_parent(self, sweep: Sweep, text: str, commit: str, profile: str | None = None) -> str:
         """The sweep's own run, made if missing, set RUNNING, with the sweep file as artifact and its profile as tag."""
         run_id = self.parent_run(sweep.name)
-        with self._reached():
-            if run_id is None:
-                tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep"} | source_tags(commit)
-                run_id = str(self.client.create_run(self.experiment_id, run_name=sweep.name, tags=tags).info.run_id)
-            else:
-                self.client.update_run(run_id, status="RUNNING")
+        if run_id is None:
+            return self.create_parent(sweep, text, source_tags(commit), profile)
+        with self.reached():
+            self.client.update_run(run_id, status="RUNNING")
             self.client.set_tag(run_id, "flatsweep.profile", profile or "")
-            self.client.log_text(run_id, text, "sweep.yaml")
+        self.log_sweep(run_id, sweep, text)
         return run_id
 
-    def close_parent(self, run_id: str, state: str) -> None:
-        """Ends the sweep's own run with the state its driver left it in."""
+    def create_parent(
+        self, sweep: Sweep, text: str, source: Mapping[str, str], profile: str | None, made_ms: int | None = None
+    ) -> str:
+        """A sweep's own run, RUNNING, with the sweep file as artifact; `source` and `made_ms` as in `create_run`."""
+        tags = {"flatsweep.sweep": sweep.name, "flatsweep.kind": "sweep", "flatsweep.profile": profile or "", **source}
+        with self.reached():
+            run = self.client.create_run(self.experiment_id, start_time=made_ms, run_name=sweep.name, tags=tags)
+            self.log_sweep(str(run.info.run_id), sweep, text)
+        return str(run.info.run_id)
+
+    def log_sweep(self, run_id: str, sweep: Sweep, text: str) -> None:
+        """Keeps the sweep file, as written and with absolute paths, as artifacts of the sweep's own run."""
+        with self.reached():
+            self.client.log_text(run_id, text, SWEEP_TEXT)
+            self.client.log_text(run_id, sweep.model_dump_json(indent=2), RESOLVED_FILE)
+
+    def close_parent(self, run_id: str, state: str, ended_ms: int | None = None) -> None:
+        """Ends the sweep's own run with the state its driver left it in, now or in ms since 1970."""
         from orchestrator.sink import TAG, set_status
 
-        with self._reached():
+        with self.reached():
             self.client.set_tag(run_id, TAG + "state", state)
-            set_status(self.client, run_id, state)
+            set_status(self.client, run_id, state, ended_ms)
 
     def settle_parent(self, sweep_name: str, state: str) -> str | None:
         """Id of the sweep's own run; it is closed with `state` if a driver that died left it RUNNING."""
-        found = self._search(_query(sweep_name, "sweep"))
+        found = self._search(sweep_query(sweep_name))
         if not found:
             return None
         run_id = str(found[0].info.run_id)
@@ -298,62 +343,39 @@ class Store:
 
     def log_files(self, run_id: str, files: Iterable[Path], folder: str | None = None) -> None:
         """Logs files as artifacts of a run."""
-        with self._reached():
+        with self.reached():
             for file in files:
                 self.client.log_artifact(run_id, str(file), folder)
 
     def create_trial_run(self, trial: Trial, evaluation: Evaluation, sweep_name: str, parent: str, commit: str) -> str:
         """A SCHEDULED run with every parameter of a trial; returns its id."""
-        tags = {
-            "trial_id": trial.trial_id,
-            "wanted_evaluation_id": evaluation.evaluation_id,
-            "method": trial.method.label(),
-            "method_name": trial.method.name,
-            "regularizer": trial.regularizer_label,
-            "seed": str(trial.seed),
-        }
-        return self._create_run(trial.label(), trial, "trial.json", tags, sweep_name, parent, commit)
+        return self.create_run(RunContent.of_trial(trial, evaluation), sweep_name, parent, source_tags(commit))
 
-    def create_external_run(self, external: External, source: dict[str, str], sweep_name: str, parent: str) -> str:
-        """A SCHEDULED run of a network that was not trained here, like a trial's; returns its id.
+    def create_run(
+        self, content: RunContent, sweep_name: str, parent: str, source: Mapping[str, str], made_ms: int | None = None
+    ) -> str:
+        """A SCHEDULED run, with everything in `content`; returns its id.
 
         Args:
-            external: what it is called, and what it is measured with.
-            source: where it comes from, recorded as parameters beside those of `external`.
-            sweep_name: of the sweep that it is laid beside.
+            content: what it holds.
+            sweep_name: of its sweep.
             parent: the sweep's own run.
+            source: tags that say what code makes it, as `source_tags` gives them.
+            made_ms: when it was made, in ms since 1970; now if not given.
         """
-        tags = {"trial_id": external.external_id, "method": external.method, "method_name": EXTERNAL}
-        tags |= {"regularizer": "none", "seed": "0"}
-        commit = git_commit(Path.cwd())
-        return self._create_run(external.method, external, "external.json", tags, sweep_name, parent, commit, source)
-
-    def _create_run(
-        self,
-        name: str,
-        spec: Spec,
-        file: str,
-        tags: dict[str, str],
-        sweep_name: str,
-        parent: str,
-        commit: str,
-        more: Mapping[str, str] | None = None,
-    ) -> str:
-        """A SCHEDULED run with everything in `spec` as parameters, `more` beside them, and as a file."""
         from mlflow.entities import Param
 
         from orchestrator.sink import change_mark
 
-        tags = {"sweep": sweep_name, "kind": "trial", "state": "pending", **tags}
-        tags = {f"flatsweep.{key}": text for key, text in tags.items()} | source_tags(commit)
-        values = flatten(spec.model_dump(mode="json")) | dict(more or {})
-        params = [Param(key, str(value)[:MAX_PARAM]) for key, value in values.items() if value is not None]
-        with self._reached():
-            run = self.client.create_run(self.experiment_id, run_name=name, tags={"mlflow.parentRunId": parent, **tags})
+        tags = {"sweep": sweep_name, "kind": "trial", "state": "pending", **content.tags}
+        tags = {"mlflow.parentRunId": parent} | {f"flatsweep.{key}": text for key, text in tags.items()} | dict(source)
+        params = [Param(key, text) for key, text in content.params.items()]
+        with self.reached():
+            run = self.client.create_run(self.experiment_id, start_time=made_ms, run_name=content.name, tags=tags)
             run_id = str(run.info.run_id)
             for low in range(0, len(params), MAX_PARAMS):
                 self.client.log_batch(run_id, metrics=[change_mark()], params=params[low : low + MAX_PARAMS])
-            self.client.log_dict(run_id, spec.model_dump(mode="json"), file)
+            self.client.log_dict(run_id, content.data, content.file)
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id
 
@@ -361,9 +383,14 @@ class Store:
         """Sets a trial run's state, and tags beside it, from outside the trial."""
         from orchestrator.sink import log_changes, set_status
 
-        with self._reached():
+        with self.reached():
             log_changes(self.client, run_id, tags={**(tags or {}), "state": state})
             set_status(self.client, run_id, state)
+
+
+def sweep_query(sweep_name: str) -> str:
+    """MLflow's filter for a sweep's own run."""
+    return _query(sweep_name, "sweep")
 
 
 def _folder_name(experiment: str) -> str:

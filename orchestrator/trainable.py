@@ -1,7 +1,7 @@
 """What Ray Tune runs: an actor that advances one trial after another in short slices, and stays warm between them."""
 
 import logging
-import math
+import socket
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 SLICE_SECONDS = 1.0
 """How long an actor works before it looks up: how often progress is shown, and how soon a stop is heard."""
+NO_GPU = "resources.gpu asks for a GPU, but PyTorch sees none on {host}: trials run on its CPU there"
 
 
 class Assignment(TypedDict):
@@ -42,9 +43,11 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         """Called by Ray in a fresh worker process."""
         import torch
 
+        from workers.share import take_share
+
         self._steps: Generator[Progress | Measuring, None, dict[str, float]] | None = None
-        # one intra-op thread per core of the trial's share, so that trials side by side do not fight for cores
-        torch.set_num_threads(max(1, math.ceil(config["assignment"]["cpu"])))
+        # so that trials side by side do not fight for cores, or for a GPU's memory
+        take_share(config["assignment"]["cpu"], config["assignment"]["gpu"])
         torch.backends.cudnn.deterministic = True
         self._begin(config["assignment"])
 
@@ -63,22 +66,25 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         from workers.storage import Folder
 
         folder = Folder(assignment["folder"])
+        on_gpu = assignment["gpu"] > 0 and torch.cuda.is_available()
+        self._warning = {} if on_gpu or not assignment["gpu"] else {"warning": NO_GPU.format(host=socket.gethostname())}
         self._steps = assigned_steps(
             assignment["trial"],
             assignment["evaluation"],
             folder,
             measure_only=assignment["measure_only"],
             sink=RunSink(completed(assignment["tracking_uri"]), assignment["run_id"], folder),
-            device="cuda" if assignment["gpu"] and torch.cuda.is_available() else "cpu",
+            device="cuda" if on_gpu else "cpu",
         )
 
     def step(self) -> dict[str, Any]:
         """Advances the trial for about `SLICE_SECONDS`; the result says where it stands."""
         from workers.failures import classify
+        from workers.trial import described
 
         assert self._steps is not None  # noqa: S101
         until = time.monotonic() + SLICE_SECONDS
-        shown: dict[str, Any] = {}
+        shown = dict[str, Any](self._warning)
         try:
             while time.monotonic() < until:
                 shown |= _shown(next(self._steps))
@@ -89,7 +95,7 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             if kind.passing:
                 raise
             logger.exception("the trial failed")
-            return shown | {"done": True, "state": "failed", "error_class": str(kind), "error": str(error)}
+            return shown | {"done": True, "state": "failed", "error_class": str(kind), "error": described(error)}
         return shown | {"done": False, "state": "running"}
 
     def cleanup(self) -> None:

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import logging
-import pickle
 from typing import Any
 
 import torch
@@ -59,7 +58,7 @@ def unpacked(folder: Folder, name: str, device: torch.device) -> State | None:
         return None
     try:
         state: State = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # somebody may have put anything there, and torch raises many for what it cannot read
         logger.warning("%s/%s cannot be read: %s", folder, name, error)
         return None
     return state

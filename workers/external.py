@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from orchestrator.spec.base import canonical
 from orchestrator.spec.external import External
-from orchestrator.spec.measures import Measure
+from orchestrator.spec.measures import Measure, value_keys
 from orchestrator.spec.sweep import Evaluation
 from orchestrator.spec.training import Attack
 from workers import layout
@@ -118,6 +118,6 @@ def _record(
 
 def _add(found: Found, measure: Measure, values: Values, flags: Sequence[str]) -> None:
     """In the order of the measure's names."""
-    found.values.update({key: values[key] for key in measure.keys() if key in values} | values)  # noqa: SIM118
+    found.values.update({key: values[key] for key in value_keys([measure]) if key in values} | values)
     if flags:
         found.flags[measure.name] = list(flags)

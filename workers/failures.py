@@ -57,5 +57,12 @@ def _is_torch_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    # torch raises a plain RuntimeError when its CPU allocator gets no memory
-    return isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
+
+
+_OUT_OF_MEMORY_TEXTS = (
+    "not enough memory",  # torch's CPU allocator
+    "CUDA error: out of memory",  # a context that does not fit beside those of a GPU's other processes
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What a plain RuntimeError of torch says then."""

@@ -1,5 +1,6 @@
 """Names inside a trial's folder, shared by the workers that write them and the planner that reads them; no torch."""
 
+import json
 import re
 from collections.abc import Container
 from functools import lru_cache
@@ -26,6 +27,12 @@ HASH_DIGITS = 16
 
 _CHECKPOINT = re.compile(rf"epoch-(\d{{6}})-batch-(\d{{7}})-([0-9a-f]{{{HASH_DIGITS}}})\.pt")
 _SNAPSHOT = re.compile(rf"epoch-(\d{{6}})-([0-9a-f]{{{HASH_DIGITS}}})\.pt")
+
+
+def best_epoch(selection: bytes) -> int | None:
+    """The best epoch so far, from 1, in the content of `SELECTION`."""
+    best = json.loads(selection).get("best")
+    return int(best["epoch"]) if best else None
 
 
 def checkpoint_name(epoch: int, batch: int, content_hash: str) -> str:

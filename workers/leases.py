@@ -89,7 +89,7 @@ class Lease:
                     continue
             started = _now()
             if self._take(number + 1):
-                self._until = started + HOLDER_SECONDS
+                self._number, self._until = number + 1, started + HOLDER_SECONDS
                 self._thread.start()
                 return
 

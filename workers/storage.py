@@ -24,6 +24,10 @@ _REFUSALS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 """How a server of S3 says that it does not replace what is there."""
 
 
+class BadNameError(ValueError):
+    """A name that leads out of its folder, or is none."""
+
+
 class Folder:
     """One folder by path or URL.
 
@@ -65,7 +69,7 @@ class Folder:
             lease.check()
         try:
             yield
-        except (*_NOT_THERE, FileExistsError, StorageError):
+        except (*_NOT_THERE, FileExistsError, StorageError, BadNameError):
             raise
         except Exception as error:  # each client has exceptions of its own
             if self.is_local:
@@ -136,10 +140,10 @@ class Folder:
                 os.replace(aside, self._at(name))  # noqa: PTH105  (paths are fsspec's, as text)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes the whole file unless there is one; of several that try at once, one succeeds.
+        """Writes the whole file unless there is one; of several that try at once with other contents, one succeeds.
 
         Returns:
-            Whether it was written.
+            Whether this content is there now.
         """
         with self._reached(writes=True):
             try:
@@ -152,8 +156,10 @@ class Folder:
             except OSError as error:
                 if not isinstance(error, FileExistsError) and not _is_refusal(error):
                     raise
-        # an answer that was lost on its way makes the client ask again: then it is ours that is there
-        return not self.is_local and self.read(name) == content
+        # an answer that was lost on its way makes a client ask again: then it is ours that is there
+        with contextlib.suppress(*_NOT_THERE):
+            return self.read(name) == content
+        return False
 
     @contextlib.contextmanager
     def _aside(self, name: str, content: bytes) -> Iterator[str]:
@@ -203,8 +209,9 @@ class Folder:
             if self.is_local:
                 os.rename(self._at(name), self._at(new_name))  # noqa: PTH104
                 return
+            source, _ = self._at(name), self._at(new_name)
             if not self.exists(name):
-                raise FileNotFoundError(self._at(name))
+                raise FileNotFoundError(source)
             self.write(MOVING + name, new_name.encode())
             self._move(name, new_name)
 
@@ -290,10 +297,10 @@ def _checked(name: str) -> str:
     """A name, or a path of names, that does not lead out of its folder.
 
     Raises:
-        ValueError: it does, or is no name.
+        BadNameError: it does, or is no name.
     """
     if "\0" in name or {"", ".", ".."} & set(name.split("/")):
-        raise ValueError(f"{name!r} is no name of a file inside a folder")
+        raise BadNameError(f"{name!r} is no name of a file inside a folder")
     return name
 
 

@@ -13,12 +13,13 @@ import torch
 from orchestrator import __version__
 from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
-from workers import layout
+from workers import layout, retention
 from workers.data.splits import Splits, load_splits
-from workers.failures import DataError, StorageError, classify
+from workers.failures import DataError, ErrorClass, StorageError, classify
 from workers.measurement import Measurement, Measuring, Values
 from workers.pseudo_labels import with_pseudo_labels
 from workers.recorder import Recorder, Sink
+from workers.share import shared_memory, shortage_note
 from workers.steps import drain
 from workers.storage import Folder
 from workers.training import Progress, Trainer, weights_digest
@@ -92,13 +93,18 @@ def record_failure(error: Exception, folder: Folder, recorder: Recorder) -> None
     """Records class and message; the traceback goes to the folder."""
     try:
         folder.write(layout.ERROR, "".join(traceback.format_exception(error)).encode())
-        recorder.tags({"error_class": classify(error), "error": f"{type(error).__name__}: {error}"})
+        recorder.tags({"error_class": classify(error), "error": f"{type(error).__name__}: {described(error)}"})
         recorder.state("failed")
     except (
         OSError,
         StorageError,
     ) as second:  # the storage that failed the trial fails its record too: the first counts
         logger.warning("cannot record the failure: %s", second)
+
+
+def described(error: Exception) -> str:
+    """Its message; of memory that ran out also whether a neighbour on the GPU may be the reason."""
+    return f"{error}{shortage_note(shared_memory()) if classify(error) is ErrorClass.OUT_OF_MEMORY else ''}"
 
 
 def close(recorder: Recorder, timeout: float) -> None:
@@ -122,10 +128,11 @@ def _train_and_measure(
         yield from trainer.run(recorder)
     recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
     recorder.tags({"weights": weights_digest(trainer.model)})
-    if evaluation is None:
-        return {}
-    values = yield from Measurement(trainer, evaluation, folder / layout.MEASURES, recorder).run()
-    recorder.tags({"evaluation_id": evaluation.evaluation_id})
+    values: Values = {}
+    if evaluation is not None:
+        values = yield from Measurement(trainer, evaluation, folder / layout.MEASURES, recorder).run()
+        recorder.tags({"evaluation_id": evaluation.evaluation_id})
+    retention.apply(trial, evaluation, folder)
     return values
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from orchestrator.analysis.figures import axis_label, legend_handles, numbered, plotted, points
+from orchestrator.analysis.columns import axis_label
+from orchestrator.analysis.figures import legend_handles, numbered, plotted, points
 from orchestrator.analysis.rows import usable_rows
 from orchestrator.errors import UserError
 

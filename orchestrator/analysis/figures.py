@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from orchestrator.analysis.columns import axis_label
 from orchestrator.analysis.correlation import CELL, GROUP, point_estimates, usable_rows
 
 if TYPE_CHECKING:
@@ -31,17 +32,6 @@ CELL_LINES = "cells"
 
 CHECKPOINTS = ("last", "best")
 """Points of last networks are filled, those of best ones (early stopping) are hollow."""
-
-NAMES = {
-    "robust_loss": "Robust loss",
-    "robust_error": "Robust error",
-    "clean_loss": "Clean loss",
-    "clean_error": "Clean error",
-    "average_flatness": "Average-case flatness",
-    "worst_flatness": "Worst-case flatness",
-}
-FLATNESS_OPTIONS = {"filter": "per filter", "train": "train images"}
-PARTS = {"train": ", train", "test": ", test", "gap": " gap, test − train"}
 
 
 def scatter(table: pd.DataFrame, measure: str, target: str, path_without_suffix: Path) -> list[Path]:
@@ -124,27 +114,6 @@ def draw(table: pd.DataFrame, measure: str, target: str) -> "Figure":
     axes.spines[["top", "right"]].set_visible(False)
     _legends(figure, axes, legend_handles(methods, regularizers, with_best=bool((rows["checkpoint"] == "best").any())))
     return figure
-
-
-def axis_label(column: str) -> str:
-    """A column's name for an axis, with its unit: nats for losses and flatness, fraction for errors.
-
-    >>> axis_label("robust_error_gap")
-    'Robust error gap, test − train (fraction)'
-    """
-    for name, text in NAMES.items():
-        if not column.startswith(f"{name}_"):
-            continue
-        rest = column.removeprefix(f"{name}_")
-        if name.endswith("flatness") and rest.startswith("xi"):
-            xi, *options = rest.removeprefix("xi").split("_")
-            of = text.replace("flatness", "flatness of the error") if "error" in options else text
-            shown = [FLATNESS_OPTIONS[option] for option in options if option in FLATNESS_OPTIONS]
-            unit = "fraction" if "error" in options else "nats"
-            return f"{', '.join([f'{of}, ξ = {xi}', *shown])} ({unit})"
-        if rest in PARTS:
-            return f"{text}{PARTS[rest]} ({'fraction' if name.endswith('error') else 'nats'})"
-    return column
 
 
 def colours(n: int) -> list[Any]:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from orchestrator.analysis.figures import CHECKPOINTS, NAMES, colours, save
+from orchestrator.analysis.columns import VALUES
+from orchestrator.analysis.figures import CHECKPOINTS, colours, save
 from orchestrator.analysis.table import compared, finished
 from orchestrator.spec.landscape_measures import Landscape
 from orchestrator.spec.measures import KINDS
@@ -104,7 +105,7 @@ def read(sweep: Sweep, networks: pd.DataFrame, measure: Landscape) -> tuple[pd.D
         except FileNotFoundError:
             missing.append(f"{row['trial_id']} ({row['method']} | {row['regularizer']} | seed {row['seed']})")
             continue
-        with np.load(io.BytesIO(content)) as arrays:
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             tables.append(pd.DataFrame(row | _columns(dict(arrays))))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), missing
 
@@ -148,7 +149,7 @@ def draw_curves(table: pd.DataFrame, split: str = "test", kind: str = "robust_lo
         axes.tick_params(labelbottom=True)
         axes.set_xlabel("α, in filter norms", fontsize=9)
     for axes in grid[:, 0]:
-        axes.set_ylabel(f"{NAMES[kind]}, {split} ({'fraction' if kind.endswith('error') else 'nats'})", fontsize=9)
+        axes.set_ylabel(f"{VALUES[kind][0]}, {split} ({'fraction' if kind.endswith('error') else 'nats'})", fontsize=9)
     grid.flat[0].set_ylim(0, _top(table, kind))
     handles: list[Any] = [Line2D([], [], color=colour, label=_wrapped(method)) for method, colour in by_method.items()]
     if table.groupby([*PANEL, "method"])["seed"].nunique().max() > 1:
@@ -267,7 +268,7 @@ def draw_surface(table: pd.DataFrame, split: str, levels: Sequence[float], kind:
     grid.flat[0].set_ylabel("β")
     if levels:
         bar = figure.colorbar(filled, ax=list(grid.flat), format="%g", ticks=levels)
-        bar.set_label(f"{NAMES[kind]}, {split} (nats)", fontsize=9)
+        bar.set_label(f"{VALUES[kind][0]}, {split} (nats)", fontsize=9)
         bar.ax.tick_params(labelsize=8)
     first = table.iloc[0]
     title = f"{first['method']} | {_panel_title([first[key] for key in PANEL])} | seed {first['seed']}"

@@ -9,6 +9,10 @@ from orchestrator.analysis.estimates import ROUNDING
 from orchestrator.analysis.results import Coefficient, Pair
 from orchestrator.analysis.rows import GROUP, count, flatness_columns, who
 
+DIRECTION = (
+    "A larger flatness value means a sharper robust loss: a positive coefficient says that flatter networks have the "
+    "smaller target."
+)
 FEW_CELLS = 10
 """Below so many cells the result says that intervals are only roughly right."""
 NAMED = 4
@@ -24,10 +28,7 @@ def notes_on(rows: pd.DataFrame, pairs: Sequence[Pair]) -> Iterator[str]:
         pairs: All pairs over these rows.
     """
     if flatness_columns(rows[list(dict.fromkeys(pair.measure for pair in pairs))]):
-        yield (
-            "A larger flatness value means a sharper robust loss: a positive coefficient says that "
-            "flatter networks have the smaller target."
-        )
+        yield DIRECTION
     yield from _few_cells(pairs)
     yield from _absent(pairs)
     partial = [pair for pair in pairs if pair.partial_pearson.value is not None]

@@ -9,30 +9,53 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis.formats import shown_p
+from orchestrator.analysis.notes import DIRECTION
 from orchestrator.analysis.results import Coefficient, CorrelationResult, Pair, Sensitivity, SignError
 from orchestrator.analysis.rows import LeftOut, count
 
 SIGNIFICANT = 0.05
+NOISE = "sd: standard deviation, in the column's unit. A measure whose two are alike tells seeds apart, not cells."
 NAMED = 6
 """Networks that a line names before it counts the rest."""
 
 
 def render(result: CorrelationResult) -> RenderableType:
-    """The answer, the matrix of all pairs, the numbers of the first target, seed noise, and the notes, for rich."""
-    first = [pair for pair in result.pairs if pair.target == result.targets[0]]
-    parts: list[RenderableType] = [Text(result.answer, style="bold"), Text()]
+    """The answer, the matrix of all pairs, the numbers of the first target, seed noise, and the notes, for rich.
+
+    Under each table stands how to read it.
+    """
+    target = result.targets[0]
+    first = [pair for pair in result.pairs if pair.target == target]
+    parts: list[RenderableType] = [Text(result.answer, style="bold")]
+    parts += [Text(note) for note in result.notes if note == DIRECTION]
     if len(result.targets) > 1:
-        parts += [_matrix(result), Text()]
-    parts += [_coefficients(first), Text()]
+        parts += [*_titled("Every measure with every target"), _matrix(result), Text(_how(result))]
+    parts += [*_titled(f"All coefficients with {target}"), _coefficients(first)]
+    if len(result.targets) == 1:
+        parts.append(Text(_how(result)))
     if any(pair.kendall.value is not None for pair in first):
-        parts += [_beyond(first), Text()]
-    parts += [_spreads(result), Text()]
-    how = (
-        f"Brackets: {100 * result.level:.3g} % bootstrap interval, {result.resamples} resamples of whole cells. "
+        parts += [*_titled(f"How far to trust those with {target}"), *_beyond(first)]
+    parts += [*_titled("Seed noise beside the differences between cells"), _spreads(result), Text(NOISE)]
+    notes = [note for note in result.notes if note != DIRECTION]
+    lines = [*_reasons(first), *notes, *_left_out_lines(result.left_out)]
+    if lines:
+        listed = Table.grid(padding=(0, 1))
+        for line in lines:
+            listed.add_row("-", Text(line))
+        parts += [*_titled("To keep in mind"), listed]
+    return Group(*parts)
+
+
+def _titled(title: str) -> tuple[Text, Text]:
+    return Text(), Text(title, style="bold")
+
+
+def _how(result: CorrelationResult) -> str:
+    """How to read brackets and stars."""
+    return (
+        f"In brackets the {100 * result.level:.3g} % bootstrap interval ({result.resamples} resamples of whole cells). "
         f"*: p below {SIGNIFICANT:g} after Holm's correction for {count(_tests(result.pairs), 'test')}."
     )
-    lines = [how, *_reasons(first), *result.notes, *_left_out_lines(result.left_out)]
-    return Group(*parts, *[Text(line) for line in lines])
 
 
 def render_groups(by: str, groups: Mapping[str, CorrelationResult]) -> RenderableType:
@@ -46,40 +69,56 @@ def render_groups(by: str, groups: Mapping[str, CorrelationResult]) -> Renderabl
 
 def _matrix(result: CorrelationResult) -> Table:
     """Kendall's tau of every measure with every target."""
-    table = _table(f"Kendall tau-b\n{'measure':<10}", [target.replace("_", " ") for target in result.targets])
+    names = [" ".join(target.split("_")[:-1]) + "\n" + target.split("_")[-1] for target in result.targets]
+    table = _table("Kendall tau-b\nmeasure", names)
     by_key = {(pair.measure, pair.target): pair for pair in result.pairs}
     for measure in result.measures:
         pairs = [by_key[measure, target] for target in result.targets]
-        table.add_row(*[Text(text) for text in (measure, *(_shown(pair.kendall, _star(pair)) for pair in pairs))])
+        taus = (_shown(pair.kendall, _star(pair)) for pair in pairs)
+        table.add_row(*[Text(text) for text in (measure.replace("_xi", "\n_xi"), *taus)])
     return table
 
 
 def _coefficients(pairs: Sequence[Pair]) -> Table:
-    """All three coefficients. Target and measure share a column, so that the table fits a terminal of 80 columns."""
-    table = _table("target\n  measure", ("n\n(cells)", "Pearson r", "Spearman rho", "Kendall tau-b"))
+    """All three coefficients; how many networks stand behind them only where that differs from line to line."""
+    differ = len({(pair.networks, pair.cells) for pair in pairs}) > 1
+    table = _table("measure", (*(("n\n(cells)",) if differ else ()), "Pearson r", "Spearman rho", "Kendall tau-b"))
     for pair in pairs:
+        n = (f"{pair.networks}\n({pair.cells})",) if differ else ()
         values = (_shown(pair.pearson), _shown(pair.spearman), _shown(pair.kendall, _star(pair)))
-        texts = (f"{pair.target}\n  {pair.measure}", f"{pair.networks}\n({pair.cells})", *values)
-        table.add_row(*[Text(text) for text in texts])
+        table.add_row(*[Text(text) for text in (pair.measure, *n, *values)])
         if pair.partial_pearson.value is not None or pair.partial_spearman.value is not None:
             partial = (_shown(pair.partial_pearson), _shown(pair.partial_spearman))
-            table.add_row(*[Text(text) for text in ("  given the training\n  robust loss", "", *partial, "")])
+            given = "  given the training\n  robust loss"
+            table.add_row(*[Text(text) for text in (given, *("" for _ in n), *partial, "")])
     return table
 
 
-def _beyond(pairs: Sequence[Pair]) -> Table:
-    """What keeps a coefficient from being read as more than it is; columns without any value are left out."""
-    columns: dict[str, list[str]] = {
-        "p\n(Holm)": [f"{shown_p(pair.p.value)}\n({shown_p(pair.p.holm)})" for pair in pairs],
-        "Psi": ["-" if (psi := pair.granulated.psi) is None else f"{psi:.2f}" for pair in pairs],
-        "sign-error\nmax (90 %)": [_wrong(pair.sign_error) for pair in pairs],
-        "tau without\none method": [_without(pair.sensitivity) for pair in pairs],
+def _beyond(pairs: Sequence[Pair]) -> list[RenderableType]:
+    """What keeps a coefficient from being read as more than it is, and what it is; columns without a value left out."""
+    columns: dict[str, tuple[str, list[str]]] = {
+        "p\n(Holm)": (
+            "p: how often cells that are paired at random give as large a tau; Holm: corrected for all tests.",
+            [f"{shown_p(pair.p.value)}\n({shown_p(pair.p.holm)})" for pair in pairs],
+        ),
+        "Psi": (
+            "Psi: mean tau among networks that differ in one thing only, such as the method.",
+            ["-" if (psi := pair.granulated.psi) is None else f"{psi:.2f}" for pair in pairs],
+        ),
+        "sign-error\nmax (90 %)": (
+            "Sign-error: share of networks ordered wrongly, in the worst pair of settings; 0 never, 0.5 a coin.",
+            [_wrong(pair.sign_error) for pair in pairs],
+        ),
+        "tau without\none method": (
+            "Tau without one method: smallest and largest, and the method whose absence moves it most.",
+            [_without(pair.sensitivity) for pair in pairs],
+        ),
     }
-    kept = {name: texts for name, texts in columns.items() if any(set(text) - set("-()\n") for text in texts)}
+    kept = {name: found for name, found in columns.items() if any(set(text) - set("-()\n") for text in found[1])}
     table = _table("measure", list(kept))
     for row, pair in enumerate(pairs):
-        table.add_row(*[Text(text) for text in (pair.measure, *(texts[row] for texts in kept.values()))])
-    return table
+        table.add_row(*[Text(text) for text in (pair.measure, *(texts[row] for _, texts in kept.values()))])
+    return [table, *(Text(how) for how, _ in kept.values())]
 
 
 def _wrong(item: SignError) -> str:
@@ -91,10 +130,12 @@ def _without(item: Sensitivity) -> str:
 
 
 def _spreads(result: CorrelationResult) -> Table:
-    table = _table("seed noise", ("n (cells)", "sd within cells", "sd between cells"))
+    differ = len({(spread.networks, spread.cells) for spread in result.spreads}) > 1
+    table = _table("column", (*(("n (cells)",) if differ else ()), "sd within cells", "sd between cells"))
     for spread in result.spreads:
+        n = (f"{spread.networks} ({spread.cells})",) if differ else ()
         sds = ("-" if sd is None else f"{sd:.3g}" for sd in (spread.within_cell_sd, spread.between_cell_sd))
-        table.add_row(*[Text(text) for text in (spread.column, f"{spread.networks} ({spread.cells})", *sds)])
+        table.add_row(*[Text(text) for text in (spread.column, *n, *sds)])
     return table
 
 

@@ -8,18 +8,20 @@ from typing import Any
 
 import pandas as pd
 
+from orchestrator.analysis import columns
+from orchestrator.analysis.columns import VERSION
 from orchestrator.analysis.correlation import count
 from orchestrator.errors import UserError
-from orchestrator.spec.base import digest
+from orchestrator.spec.base import digest, flatten
 from orchestrator.spec.data import Data
+from orchestrator.spec.sweep import Evaluation
 from orchestrator.tracking import TrialRun
 
-DIGEST = "data_digest"
-RECORDED = ("device", "git_commit", "flatsweep_version", "torch_version")
-SOURCES = ("other_runs", "data_id", DIGEST, *RECORDED)
+SOURCES = tuple(columns.SOURCES)
 """Columns of every table, all of them text: ids of a trial's older runs, its data, what made it. Those of further
 packages, `<package>_version`, stand behind them."""
-VERSION = "_version"
+DIGEST = "data_digest"
+RECORDED = SOURCES[SOURCES.index(DIGEST) + 1 :]
 SHOWN_LETTERS = 40
 """Of a value, in a sentence."""
 SHOWN_VALUES = 4
@@ -65,32 +67,113 @@ class Mixture:
         return f"mixed {self.column}: {', '.join(parts[:SHOWN_VALUES])}{f', and {more} more' if more > 0 else ''}"
 
 
-def mixtures(table: pd.DataFrame) -> list[Mixture]:
+def mixtures(table: pd.DataFrame, evaluations: Mapping[str, Evaluation] | None = None) -> list[Mixture]:
     """What finished trials of a table are mixed of.
 
     Forbidden are different contents of data that the sweep file takes for one set: no trial id tells these trials
     apart, and their difference would be read as one of method or regulariser. So are versions of flatsweep whose first
     two numbers differ, as between them training or measuring may have changed its meaning. Everything else is said
     only: another torch, device or patch changes rounding, and a commit of the folder with the sweep file may change
-    anything or nothing; refusing them would refuse most sweeps that take weeks.
+    anything or nothing; refusing them would refuse most sweeps that take weeks. Between sweeps, different settings of
+    one measure are forbidden too.
 
     Args:
         table: with the columns `trial_id`, `state` and `SOURCES`. What is not recorded is left out.
+        evaluations: of each sweep, by its name, for a table of several.
     """
     done = table[table["state"] == "finished"].drop_duplicates(["trial_id", "run_id"])
-    columns = [name for name in map(str, table) if name in RECORDED or name.endswith(VERSION)]
+    names = [name for name in map(str, table) if name in RECORDED or name.endswith(VERSION)]
     found = []
     for data_id, rows in done.groupby("data_id", sort=False):
         if data_id and len(digests := _counts(rows[DIGEST])) > 1:
             found.append(Mixture(f"{DIGEST} (of data {data_id!s})", digests, forbidden=True))
-    for name in columns:
+    for name in names:
         if len(values := _counts(done[name])) > 1:
             releases = {tuple(value.split(".")[:2]) for value in values}
             found.append(Mixture(name, values, forbidden=name == f"flatsweep{VERSION}" and len(releases) > 1))
+    return found + (_mixed_evaluations(done, evaluations) if evaluations and columns.SWEEP in table else [])
+
+
+def _mixed_evaluations(table: pd.DataFrame, evaluations: Mapping[str, Evaluation]) -> list[Mixture]:
+    """Settings of evaluation in which the sweeps of a table differ, those without a row left out.
+
+    A measure that only some of the sweeps have is no mixture: trials of the others have no value of it. Nor is which
+    networks of a trial are measured.
+    """
+    trials = table.groupby(columns.SWEEP)["trial_id"].nunique()
+    settings = {name: _settings(evaluation) for name, evaluation in evaluations.items() if name in trials}
+    found = []
+    for key in dict.fromkeys(key for of in settings.values() for key in of):
+        part = key.partition(".")[0]
+        counts: Counter[str] = Counter()
+        for name, of in settings.items():
+            if any(other.partition(".")[0] == part for other in of):
+                counts[str(of.get(key, "none"))] += int(trials[name])
+        if len(counts) > 1:
+            found.append(Mixture(f"evaluation setting {key}", dict(counts.most_common()), forbidden=True))
     return found
 
 
-def refuse_mixed(found: list[Mixture]) -> None:
+def _settings(evaluation: Evaluation) -> dict[str, object]:
+    """By dotted name, `average_flatness.draws`; a second measure of one name is `average_flatness#2`."""
+    times: Counter[str] = Counter()
+    found: dict[str, object] = {"seed": evaluation.seed}
+    for measure in evaluation.measures:
+        times[measure.name] += 1
+        name = measure.name if times[measure.name] == 1 else f"{measure.name}#{times[measure.name]}"
+        found |= flatten({name: measure.model_dump(mode="json", exclude={"name"})})
+    return found
+
+
+def counted_once(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each trial in one sweep only: the first of the table where it has finished, else the first."""
+    if columns.SWEEP not in table:
+        return table
+    finished_first = table.loc[(table["state"] != "finished").sort_values(kind="stable").index]
+    used = finished_first.drop_duplicates("trial_id").set_index("trial_id")[columns.SWEEP]
+    return table[table[columns.SWEEP] == table["trial_id"].map(used)].reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A trial that several sweeps hold."""
+
+    trial_id: str
+    label: str
+    sweeps: tuple[str, ...]
+    used: str
+    """The sweep whose run counts."""
+
+
+def shared(table: pd.DataFrame) -> list[Shared]:
+    """The trials of a table that several of its sweeps hold; they count once (`counted_once`)."""
+    if columns.SWEEP not in table:
+        return []
+    used = counted_once(table).drop_duplicates("trial_id").set_index("trial_id")[columns.SWEEP]
+    found = []
+    for trial_id, rows in table.groupby("trial_id", sort=False):
+        sweeps = tuple(map(str, rows[columns.SWEEP].unique()))
+        if len(sweeps) > 1:
+            label = _cell({**rows.iloc[0].to_dict(), columns.SWEEP: ""})
+            found.append(Shared(str(trial_id), label, sweeps, str(used[trial_id])))
+    return found
+
+
+def shared_lines(found: Iterable[Shared]) -> list[str]:
+    """A line for all trials that the same sweeps share, with the first of them by name."""
+    groups: dict[tuple[tuple[str, ...], str], list[Shared]] = {}
+    for trial in found:
+        groups.setdefault((trial.sweeps, trial.used), []).append(trial)
+    lines = []
+    for (sweeps, used), trials in groups.items():
+        named = "; ".join(f"{trial.trial_id} ({trial.label})" for trial in trials[:SHOWN_VALUES])
+        more = f"; and {len(trials) - SHOWN_VALUES} more" if len(trials) > SHOWN_VALUES else ""
+        places = f"{'both' if len(sweeps) == 2 else 'all of'} {', '.join(sweeps[:-1])} and {sweeps[-1]}"
+        lines.append(f"in {places}: {count(len(trials), 'trial')}, counted once, as in {used}: {named}{more}")
+    return lines
+
+
+def refuse_mixed(found: Iterable[Mixture]) -> None:
     """Raises where rows are mixed that may not be.
 
     Raises:
@@ -105,21 +188,17 @@ def repeated(table: pd.DataFrame) -> list[str]:
     return [
         f"trial {row['trial_id']} ({_cell(row)}) has several runs: {row['run_id']}, the newest, is used, not "
         f"{row['other_runs']}"
-        for row in _trials(table[table["other_runs"] != ""])
+        for row in table[table["other_runs"] != ""].drop_duplicates(["trial_id", "run_id"]).to_dict("records")
     ]
 
 
 def not_used(table: pd.DataFrame) -> list[str]:
     """A line for each trial without values: missing, failed in some way, not ended, or measured otherwise."""
+    trials = counted_once(table).drop_duplicates("trial_id")
     return [
         f"not used: {_cell(row)}: {row['error_class'] or row['state']}"
-        for row in _trials(table[table["state"] != "finished"])
+        for row in trials[trials["state"] != "finished"].to_dict("records")
     ]
-
-
-def _trials(table: pd.DataFrame) -> list[dict[Hashable, Any]]:
-    """A row of each trial."""
-    return table.drop_duplicates("trial_id").to_dict("records")
 
 
 def _counts(values: "pd.Series[str]") -> dict[str, int]:
@@ -129,4 +208,5 @@ def _counts(values: "pd.Series[str]") -> dict[str, int]:
 
 def _cell(row: Mapping[Hashable, Any]) -> str:
     setting = f" | {row['setting']}" if row["setting"] else ""
-    return f"{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}"
+    sweep = f"{row[columns.SWEEP]}: " if row.get(columns.SWEEP) else ""
+    return f"{sweep}{row['method']} | {row['regularizer']}{setting} | seed {row['seed']}"

@@ -6,16 +6,18 @@ from typing import Any
 
 import pandas as pd
 
-from orchestrator.analysis.sources import SOURCES, VERSION, run_sources
+from orchestrator.analysis import columns
+from orchestrator.analysis.sources import SOURCES, run_sources
 from orchestrator.errors import UserError
 from orchestrator.local_copy import LocalCopy
 from orchestrator.settings import setting_labels
+from orchestrator.spec.external import METHOD as EXTERNAL
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.tracking import Store, TrialRun
 from workers import layout
 
-SETTINGS = ("trial_id", "checkpoint", "epoch", "method", "method_name", "regularizer", "setting", "seed")
-STATES = ("state", "flags", "error_class", "error", "attempt", "evaluation_id", "run_id")
+SETTINGS, STATES = tuple(columns.SETTINGS), tuple(columns.STATES)
 
 
 def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -58,7 +60,7 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
         sources.append(run_sources(data_sets[0] if len(data_sets) == 1 else None, run))
     table, came_from = pd.DataFrame(rows), pd.DataFrame(sources)
     table["epoch"] = table["epoch"].astype("Int64")
-    values = [key for key in value_keys(sweep) if key in table]
+    values = [key for key in value_keys(sweep.evaluation.measures) if key in table]
     rest = sorted(set(table.columns) - {*SETTINGS, *STATES, *values})
     versions = sorted(set(came_from.columns) - set(SOURCES))
     came_from[versions] = came_from[versions].fillna("")
@@ -73,12 +75,8 @@ def _about(sweep: Sweep) -> dict[Hashable | None, Any]:
         "sweep": sweep.name,
         "evaluation_id": evaluation.evaluation_id,
         "evaluation": evaluation.model_dump(mode="json"),
+        "measures": [measure.model_dump(mode="json") for measure in evaluation.measures],
     }
-
-
-def value_keys(sweep: Sweep) -> list[str]:
-    """Names of everything that is measured, in the order of tables."""
-    return [key for measure in sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118  (a method)
 
 
 def finished(table: pd.DataFrame) -> pd.DataFrame:
@@ -100,46 +98,56 @@ def read_table(
     copy = LocalCopy(sweep, store, fresh)
     runs = copy.trial_runs()
     if "kept" in sweep.evaluation.checkpoints:
-        keys, wanted = value_keys(sweep), sweep.evaluation.evaluation_id
+        keys, wanted = value_keys(sweep.evaluation.measures), sweep.evaluation.evaluation_id
         runs = [run if (at := _prefix(wanted, run)) is None else copy.with_curves(run, keys, at) for run in runs]
     copy.keep()
     return trial_table(sweep, runs, settings)
 
 
-def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False, allow_mixed: bool = False) -> pd.DataFrame:
-    """The tables of several sweeps in one, with the column `sweep` first.
+def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False) -> pd.DataFrame:
+    """The tables of several sweeps in one, with the column `sweep` first; of one sweep, its table.
 
     What is unusual about a trial, the column `setting`, is said against the trials of all sweeps together, so that a
-    cell of one sweep is never taken for another sweep's. A trial that two sweeps hold has its rows twice; `correlate`
-    uses and lists it once.
+    cell of one sweep is a cell of another only where nothing but seeds differ. A trial that two sweeps hold has its
+    rows twice (`sources.counted_once`). Whether the rows may be compared is not looked at
+    (`sources.mixtures`).
 
     Args:
         sources: sweeps of different names, each with its store.
         fresh: as `read_table` takes it.
-        allow_mixed: take values of different evaluation settings together.
 
     Raises:
-        UserError: there is none, two have one name, or they were measured with different settings.
+        UserError: there is none, or two have one name.
     """
     names = [sweep.name for sweep, _ in sources]
     if not names or len(set(names)) < len(names):
         raise UserError(f"sweeps to be read together need different names: {', '.join(names) or 'there is none'}")
-    evaluations = {sweep.name: sweep.evaluation.evaluation_id for sweep, _ in sources}
-    if len(set(evaluations.values())) > 1 and not allow_mixed:
-        which = ", ".join(f"{name} {evaluation_id}" for name, evaluation_id in evaluations.items())
-        raise UserError(f"the sweeps are measured with different settings ({which}): `evaluate` one as the other is")
+    if len(sources) == 1:
+        return read_table(*sources[0], fresh)
     trials = list({trial.trial_id: trial for sweep, _ in sources for trial in sweep.trials()}.values())
     settings = {trial.trial_id: label for trial, label in zip(trials, setting_labels(trials), strict=True)}
     tables = []
     for sweep, store in sources:
         table = read_table(sweep, store, fresh, settings)
-        table.insert(0, "sweep", sweep.name)
+        table.insert(0, columns.SWEEP, sweep.name)
         table.attrs = {}
         tables.append(table)
-    joined = pd.concat(tables, ignore_index=True)
-    versions = [name for name in map(str, joined) if name.endswith(VERSION)]
+    joined = _apart(pd.concat(tables, ignore_index=True))
+    versions = [name for name in map(str, joined) if name.endswith(columns.VERSION)]
     joined[versions] = joined[versions].fillna("")
-    joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names)}
+    measures = [measure for sweep, _ in sources for measure in _about(sweep)["measures"]]
+    different = [measure for place, measure in enumerate(measures) if measure not in measures[:place]]
+    joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names), "measures": different}
+    return joined
+
+
+def _apart(joined: pd.DataFrame) -> pd.DataFrame:
+    """Networks from elsewhere that sweeps call by one name are no seeds of one cell, unless they are one network."""
+    by_name = joined[joined["method_name"] == EXTERNAL].groupby("method")
+    ambiguous = by_name["trial_id"].transform("nunique").gt(1) & by_name[columns.SWEEP].transform("nunique").gt(1)
+    rows = ambiguous[ambiguous].index
+    found = joined.loc[rows]
+    joined.loc[rows, "method"] = found["method"].str.removesuffix(")") + ", sweep=" + found[columns.SWEEP] + ")"
     return joined
 
 
@@ -160,7 +168,8 @@ def compared(table: pd.DataFrame) -> pd.DataFrame:
     beside its end.
     """
     done = finished(table)
-    last_epoch = done["trial_id"].map(one_per_trial(done).set_index("trial_id")["epoch"])
+    ends = one_per_trial(done).drop_duplicates("trial_id")  # several sweeps may hold one trial
+    last_epoch = done["trial_id"].map(ends.set_index("trial_id")["epoch"])
     best_before_last = (done["checkpoint"] == layout.BEST) & (done["epoch"] < last_epoch)
     return done[(done["checkpoint"] == layout.LAST) | best_before_last.fillna(value=False)].reset_index(drop=True)
 

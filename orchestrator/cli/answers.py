@@ -14,7 +14,7 @@ from orchestrator.cli.commands import (
     show_answer,
     show_comparison,
     show_measured,
-    show_report,
+    sources,
 )
 from orchestrator.cli.options import (
     DEFAULT_FILE,
@@ -32,6 +32,7 @@ from orchestrator.cli.options import (
     ProfileOption,
     StorageOption,
     SweepArgument,
+    SweepsArgument,
     TableFormat,
     TrackingOption,
     WhereOption,
@@ -124,7 +125,7 @@ def export(
 
 @group.command()
 def correlate(
-    sweep: SweepArgument = DEFAULT_FILE,
+    sweeps: SweepsArgument = None,
     measure: Annotated[
         list[str] | None, typer.Option(help="Column; may be repeated. Default: all that is measured, flatness first.")
     ] = None,
@@ -144,31 +145,42 @@ def correlate(
     as_json: JsonOption = False,
 ) -> None:
     """Correlate flatness and other measures with the robust generalisation gap, and draw it."""
-    from orchestrator.analysis.answer import Question
-    from orchestrator.recorded import open_sweep
+    from orchestrator.analysis.answer import Question, answer, answer_together
+    from orchestrator.evaluations import analysis_folder
 
-    file = open_sweep(sweep, places(storage, tracking_uri, profile))
-    question = Question(measure, target, where, by, min_effective)
     chosen = chosen_format(output_format, as_json)
-    show_answer(file, question, figures, figure, evaluation, chosen, fresh=fresh, allow_mixed=allow_mixed)
+    question = Question(measure, target, where, by, min_effective)
+    files, sides = sources(sweeps, places(storage, tracking_uri, profile), evaluation)
+    if len(sides) > 1:
+        found = answer_together(sides, question, figures, figure, fresh=fresh, allow_mixed=allow_mixed)
+    else:
+        ((sweep, store),) = sides
+        name = analysis_folder(files[0].sweep, sweep.evaluation)
+        found = answer(sweep, store, question, figures, name, figure, fresh=fresh, allow_mixed=allow_mixed)
+    show_answer(found, chosen)
 
 
 @group.command(name="report")
 def web_page(
-    sweep: SweepArgument = DEFAULT_FILE,
+    sweeps: SweepsArgument = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="File; by default in the sweep's folder, and on its MLflow run."),
     ] = None,
     evaluation: EvaluationOption = None,
+    allow_mixed: AllowMixedOption = False,
+    fresh: FreshOption = False,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
 ) -> None:
-    """Write all about the sweep as one web page that needs no network: the answer, plots, failures, costs, sources."""
-    from orchestrator.recorded import open_sweep
+    """Write all about a sweep, or several, as one web page that needs no network: answer, plots, failures, costs."""
+    from orchestrator.report.write import write_report
 
-    show_report(open_sweep(sweep, places(storage, tracking_uri, profile)), output, evaluation)
+    files, sides = sources(sweeps, places(storage, tracking_uri, profile), evaluation)
+    made = [(file, store) for file, (_, store) in zip(files, sides, strict=True)]
+    path = write_report(made, output, evaluation, fresh=fresh, allow_mixed=allow_mixed, refuse=True)
+    open_console().print(f"wrote  {path}", highlight=False, markup=False, soft_wrap=True)
 
 
 @group.command()

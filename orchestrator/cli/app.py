@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 from orchestrator import __version__
-from orchestrator.cli import answers, cluster, serving, sweeps
+from orchestrator.cli import answers, cluster, serving, sweeps, upkeep
 from orchestrator.cli.commands import INTERRUPTED
 from orchestrator.errors import UserError
+from workers.failures import StorageError
 
 app = typer.Typer(
     name="flatsweep",
@@ -24,10 +25,10 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one message on stderr and exit code 2."""
+    """Entry point: a user's mistake, or a storage out of reach, is one message on stderr and exit code 2."""
     try:
         app()
-    except UserError as error:
+    except (UserError, StorageError) as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -41,5 +42,5 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-for module in (sweeps, cluster, answers, serving):
+for module in (sweeps, cluster, answers, upkeep, serving):
     app.add_typer(module.group)

@@ -8,25 +8,32 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from orchestrator.addresses import shown
+from orchestrator.cli.options import DEFAULT_FILE
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from rich.console import Console
 
-    from orchestrator.analysis.answer import Question
+    from orchestrator.analysis.answer import Answer
     from orchestrator.cli.options import CorrelationFormat
     from orchestrator.external import Measured
     from orchestrator.plan import Plan
     from orchestrator.recorded import Places
     from orchestrator.spec.loading import SweepFile
+    from orchestrator.spec.sweep import Sweep
     from orchestrator.submit import Submitted
+    from orchestrator.tracking import Store
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
+OUT_OF_TIME = 3
+"""Exit code when the time that was given is used up, and trials are left."""
 
 
-def places(storage: Path | None, tracking_uri: str | None, profile: str | None) -> "Places":
+def places(storage: str | None, tracking_uri: str | None, profile: str | None) -> "Places":
     """What the command line says instead of the sweep file."""
     from orchestrator.recorded import Places
 
@@ -81,28 +88,46 @@ def recorded_table(
     return file, read_table(with_evaluation(file.sweep, evaluation), existing_store(file), fresh)
 
 
-def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
-    """Says what a submit or rerun did, and puts table, figures and report on the sweep's run if anything changed.
+def publish(file: "SweepFile", done: "Submitted") -> "tuple[Answer | None, Path | None]":
+    """Puts table, figures and report on the sweep's run after a submit or rerun, if it changed anything.
 
     Returns:
-        The exit code: 0, 1 if trials failed, 130 if it was stopped.
+        The answer, where there is one, and where the report is.
+    """
+    from orchestrator.plan import Action
+
+    if not done.launched:
+        return None, None
+    from orchestrator.analysis.answer import publish as publish_answer
+    from orchestrator.report.write import write_report
+
+    store = existing_store(file)
+    found = publish_answer(file.sweep, store) if done.after.counts()[Action.DONE] else None
+    return found, write_report([(file, store)], result=found.correlation if found else None)
+
+
+def report(file: "SweepFile", done: "Submitted", page: Path | None, as_json: bool) -> int:
+    """Says what a submit or rerun did.
+
+    Args:
+        file: the sweep.
+        done: what was done.
+        page: where its report is, if one was made.
+        as_json: as plain data.
+
+    Returns:
+        The exit code: 0, 1 if trials failed, 130 if it was stopped, 3 if its time was used up.
     """
     from orchestrator.plan import Action
     from orchestrator.settings import trial_labels
     from orchestrator.show import plan_sentence, plan_table
     from orchestrator.tracking import tracking_uri
 
-    if done.launched and done.after.counts()[Action.DONE]:
-        from orchestrator.analysis.answer import publish
-
-        publish(file.sweep, existing_store(file))
-    if done.launched:
-        from orchestrator.report.write import write_report
-
-        write_report(file, existing_store(file))
     failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
     if as_json:
-        print_json({"launched": done.launched, "interrupted": done.interrupted} | plan_json(done.after))
+        stopped = {"interrupted": done.interrupted, "stopped_by": done.stopped_by}
+        did = {"launched": done.launched, **stopped, "report": str(page) if page else None}
+        print_json(did | plan_json(done.after))
     else:
         out = open_console()
         if not done.after.entries:
@@ -112,16 +137,24 @@ def report(file: "SweepFile", done: "Submitted", as_json: bool) -> int:
         if not done.launched:
             out.print(plan_sentence(done.after, None), highlight=False)
         elif done.interrupted:
-            out.print(f"stopped; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
+            why = "stopped, as the time is used up" if done.stopped_by == "max_hours" else "stopped"
+            out.print(f"{why}; `flatsweep submit {file.words}` goes on from here", highlight=False, markup=False)
         labels = trial_labels([entry.trial for entry in (*done.after.teachers, *done.after.entries)])
         for entry in failed:
             out.print(
                 f"failed  {entry.trial_id}  {labels[entry.trial_id]}: {entry.reason}", highlight=False, markup=False
             )
-        out.print(f"store  {shown(tracking_uri(file.sweep))}", highlight=False, markup=False, soft_wrap=True)
-    if done.interrupted:
-        return INTERRUPTED
-    return 1 if failed else 0
+        out.print(f"store   {shown(tracking_uri(file.sweep))}", highlight=False, markup=False, soft_wrap=True)
+        if page:
+            out.print(
+                f"report  {page}  (a web page: open it in a browser)", highlight=False, markup=False, soft_wrap=True
+            )
+    return stop_code(done) or (1 if failed else 0)
+
+
+def stop_code(done: "Submitted") -> int:
+    """The exit code of a submit that was stopped; 0 where it was not."""
+    return {None: 0, "max_hours": OUT_OF_TIME}.get(done.stopped_by, INTERRUPTED)
 
 
 def chosen_format(output_format: "CorrelationFormat", as_json: bool) -> str:
@@ -131,34 +164,26 @@ def chosen_format(output_format: "CorrelationFormat", as_json: bool) -> str:
     return "json" if as_json else output_format.value
 
 
-def show_answer(
-    file: "SweepFile",
-    question: "Question | None" = None,
-    figures: Path | None = None,
-    figure: Path | None = None,
-    evaluation: str | None = None,
-    output_format: str = "table",
-    *,
-    fresh: bool = False,
-    allow_mixed: bool = False,
-) -> None:
-    """Correlates, writes table and figures, and prints all of it; beside CSV and the like, notes go to stderr."""
-    from orchestrator.analysis.answer import Question, answer
+def sources(
+    names: "list[str] | None", where: "Places", evaluation: str | None
+) -> "tuple[list[SweepFile], list[tuple[Sweep, Store]]]":
+    """The sweeps that are meant, and each with the evaluation whose values are wanted and its store."""
+    from orchestrator.evaluations import with_evaluation
+    from orchestrator.recorded import open_sweep
+
+    files = [open_sweep(name, where) for name in names or [DEFAULT_FILE]]
+    return files, [(with_evaluation(file.sweep, evaluation), existing_store(file)) for file in files]
+
+
+def show_answer(found: "Answer", output_format: str = "table") -> None:
+    """Prints what `correlate` found; beside CSV and the like, notes go to stderr."""
     from orchestrator.analysis.formats import as_csv, as_latex, as_markdown
     from orchestrator.analysis.render import render, render_groups
-    from orchestrator.evaluations import analysis_folder, with_evaluation
-    from orchestrator.tracking import tracking_uri
 
-    sweep = with_evaluation(file.sweep, evaluation)
-    name = analysis_folder(file.sweep, sweep.evaluation)
-    store = existing_store(file)
-    found = answer(
-        sweep, store, question or Question(), figures, name, figure=figure, fresh=fresh, allow_mixed=allow_mixed
-    )
     if output_format == "json":
         print_json(found.as_dict())
         return
-    lines = [*found.mixed, *found.notes, *(f"wrote  {path}" for path in found.files)]
+    lines = [*found.mixed, *found.notes, *written(found.files)]
     if output_format != "table":
         text = {"csv": as_csv, "latex": as_latex, "markdown": as_markdown}[output_format]
         by = {f"{found.question.by} = {name}": result for name, result in found.groups.items()}
@@ -170,16 +195,23 @@ def show_answer(
     out.print(render(found.correlation))
     if found.groups:
         out.print(render_groups(found.question.by or "", found.groups))
-    for line in [*lines, f"store  {shown(tracking_uri(file.sweep))}"]:
+    for line in lines:
         out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def show_report(file: "SweepFile", output: Path | None, evaluation: str | None) -> None:
-    """Writes the sweep's report and says where it is."""
-    from orchestrator.report.write import write_report
-
-    path = write_report(file, existing_store(file), output, evaluation)
-    open_console().print(f"wrote  {path}", highlight=False, markup=False, soft_wrap=True)
+def written(files: "Sequence[Path]") -> list[str]:
+    """Each folder, and the files written there; what has several forms, a figure and its data, on one line."""
+    folders: dict[Path, dict[str, list[str]]] = {}
+    for path in files:
+        folders.setdefault(path.parent, {}).setdefault(path.stem, []).append(path.suffix)
+    lines = []
+    for folder, stems in folders.items():
+        names = [f"{stem}{', '.join(suffixes)}" for stem, suffixes in stems.items()]
+        if len(names) == 1:
+            lines.append(f"wrote  {folder / names[0]}")
+        else:
+            lines += [f"wrote  in {folder}", *(f"       {name}" for name in names)]
+    return lines
 
 
 def show_comparison(

@@ -8,8 +8,14 @@ import typer
 
 DEFAULT_FILE = "experiments.yaml"
 SweepArgument = Annotated[str, typer.Argument(help="Sweep file, or the name of a sweep submitted before.")]
+SweepsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(help=f"Sweep files, or names of sweeps submitted before; {DEFAULT_FILE} if none is given."),
+]
 ProfileOption = Annotated[str | None, typer.Option(help="One of the sweep file's profiles, whose changes apply.")]
-StorageOption = Annotated[Path | None, typer.Option(help="Storage folder, instead of the sweep file's.")]
+StorageOption = Annotated[
+    str | None, typer.Option(help="Storage, a folder or s3://bucket/prefix, instead of the sweep file's.")
+]
 TrackingOption = Annotated[str | None, typer.Option(help="MLflow tracking URI, instead of the sweep file's.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 EvaluationOption = Annotated[
@@ -19,7 +25,7 @@ FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Fetch every run anew, not only those that changed since the last look.")
 ]
 AllowMixedOption = Annotated[
-    bool, typer.Option("--allow-mixed", help="Take trials together that were made with different data or releases.")
+    bool, typer.Option("--allow-mixed", help="Take trials together that differ in data, release or measuring.")
 ]
 AddressOption = Annotated[
     str | None,
@@ -33,6 +39,15 @@ DetachOption = Annotated[
 ]
 WheelOption = Annotated[
     Path | None, typer.Option(help="With http://: flatsweep's wheel, whose code is to run on the cluster.")
+]
+MaxConcurrentOption = Annotated[
+    int | None, typer.Option(min=1, help="Trials at once at most, instead of the file's `resources.max_concurrent`.")
+]
+MaxHoursOption = Annotated[
+    float | None, typer.Option(help="Hours after which it stops, everything saved, with exit code 3; again goes on.")
+]
+PriorityOption = Annotated[
+    int, typer.Option(help="On a cluster: sweeps of a smaller number stop, and go on later, while this one waits.")
 ]
 
 

@@ -4,13 +4,27 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from orchestrator.cli.commands import INTERRUPTED, existing_store, open_console, report, report_evaluation, show_answer
+from orchestrator.cli.commands import (
+    INTERRUPTED,
+    existing_store,
+    open_console,
+    publish,
+    report,
+    report_evaluation,
+    show_answer,
+    stop_code,
+)
 from orchestrator.cluster.client import Cluster, is_cluster
 from orchestrator.cluster.request import Request, parse_event
 from orchestrator.errors import UserError
+
+if TYPE_CHECKING:
+    from orchestrator.analysis.answer import Answer
+    from orchestrator.spec.loading import SweepFile
 
 
 def carry_out_where(request: Request, address: str | None, detach: bool, wheel: Path | None) -> int:
@@ -41,10 +55,21 @@ def carry_out(request: Request, address: str | None = None, started: Callable[[]
     prepare = None
     if request.command == "rerun":
         prepare = rerun_failed(frozenset(options.trials), options.error_class, options.from_scratch)
-    code = report(file, submit(file, console, address=address, prepare=prepare, started=started), options.as_json)
-    if options.correlate and code != INTERRUPTED:
-        show_answer(file)
+    done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
+    published, page = publish(file, done)
+    code = report(file, done, page, options.as_json)
+    if options.correlate and not done.interrupted:
+        _show_answer(file, published)
     return code
+
+
+def _show_answer(file: "SweepFile", published: "Answer | None") -> None:
+    from orchestrator.analysis.answer import answer
+    from orchestrator.analysis.sources import refuse_mixed
+
+    found = published or answer(file.sweep, existing_store(file))
+    refuse_mixed(found.mixtures)
+    show_answer(found)
 
 
 def _evaluate(request: Request, address: str | None, started: Callable[[], None] | None) -> int:
@@ -55,10 +80,11 @@ def _evaluate(request: Request, address: str | None, started: Callable[[], None]
     assert evaluation is not None  # noqa: S101
     store = existing_store(file)
     prepare = only_measuring(evaluation)
-    done = submit(file, open_console(err=options.as_json), address=address, prepare=prepare, started=started)
+    console = open_console(err=options.as_json)
+    done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
     runs = store.trial_runs(file.sweep.name)
     code = report_evaluation(file, measuring_plan(file.sweep, evaluation, runs), runs, options.as_json)
-    return INTERRUPTED if done.interrupted else code
+    return stop_code(done) or code
 
 
 def send(request: Request, address: str, detach: bool, wheel: Path | None) -> int:

@@ -24,6 +24,9 @@ from orchestrator.cli.options import (
     EvaluationOption,
     FreshOption,
     JsonOption,
+    MaxConcurrentOption,
+    MaxHoursOption,
+    PriorityOption,
     ProfileOption,
     StorageOption,
     SweepArgument,
@@ -31,6 +34,7 @@ from orchestrator.cli.options import (
     WheelOption,
 )
 from orchestrator.errors import UserError
+from orchestrator.limits import Limits
 from workers.failures import ErrorClass
 
 group = typer.Typer()
@@ -111,6 +115,9 @@ def submit(
     address: AddressOption = None,
     detach: DetachOption = False,
     wheel: WheelOption = None,
+    max_concurrent: MaxConcurrentOption = None,
+    max_hours: MaxHoursOption = None,
+    priority: PriorityOption = 0,
     then_correlate: Annotated[
         bool, typer.Option("--correlate", help="Afterwards print what `correlate` prints.")
     ] = False,
@@ -126,9 +133,10 @@ def submit(
 
     if then_correlate and as_json:
         raise UserError("--correlate and --json print two things at once; run `flatsweep correlate --json` afterwards")
+    limits = Limits(max_concurrent, max_hours, priority)
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
-    request = Request.of("submit", file, Options(correlate=then_correlate, as_json=as_json))
-    raise typer.Exit(carry_out_where(request, address, detach, wheel))
+    options = Options(correlate=then_correlate, limits=limits, as_json=as_json)
+    raise typer.Exit(carry_out_where(Request.of("submit", file, options), address, detach, wheel))
 
 
 @group.command()
@@ -142,6 +150,9 @@ def rerun(
     address: AddressOption = None,
     detach: DetachOption = False,
     wheel: WheelOption = None,
+    max_concurrent: MaxConcurrentOption = None,
+    max_hours: MaxHoursOption = None,
+    priority: PriorityOption = 0,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
@@ -152,9 +163,12 @@ def rerun(
     from orchestrator.cluster.request import Options, Request
     from orchestrator.recorded import open_sweep
 
+    limits = Limits(max_concurrent, max_hours, priority)
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
     failed = error_class.value if error_class else None
-    options = Options(trials=tuple(trial or ()), error_class=failed, from_scratch=from_scratch, as_json=as_json)
+    options = Options(
+        trials=tuple(trial or ()), error_class=failed, from_scratch=from_scratch, limits=limits, as_json=as_json
+    )
     raise typer.Exit(carry_out_where(Request.of("rerun", file, options), address, detach, wheel))
 
 
@@ -173,6 +187,9 @@ def evaluate(
     address: AddressOption = None,
     detach: DetachOption = False,
     wheel: WheelOption = None,
+    max_concurrent: MaxConcurrentOption = None,
+    max_hours: MaxHoursOption = None,
+    priority: PriorityOption = 0,
     profile: ProfileOption = None,
     storage: StorageOption = None,
     tracking_uri: TrackingOption = None,
@@ -184,6 +201,7 @@ def evaluate(
     from orchestrator.evaluations import Changes, changed, measuring_plan
     from orchestrator.recorded import open_sweep
 
+    limits = Limits(max_concurrent, max_hours, priority)
     file = open_sweep(sweep, places(storage, tracking_uri, profile))
     evaluation = changed(file.sweep, Changes(measures, tuple(settings or ()), checkpoints, seed))
     store = existing_store(file)
@@ -191,8 +209,8 @@ def evaluate(
         runs = store.trial_runs(file.sweep.name)
         show_cost(measuring_plan(file.sweep, evaluation, runs), runs, as_json)
         return
-    request = Request.of("evaluate", file, Options(evaluation=evaluation, as_json=as_json))
-    raise typer.Exit(carry_out_where(request, address, detach, wheel))
+    options = Options(evaluation=evaluation, limits=limits, as_json=as_json)
+    raise typer.Exit(carry_out_where(Request.of("evaluate", file, options), address, detach, wheel))
 
 
 @group.command()

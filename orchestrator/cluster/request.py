@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.limits import Limits
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Evaluation, Sweep
 from orchestrator.versions import Code, own_code
@@ -28,6 +29,7 @@ class Options(BaseModel):
     evaluation: Evaluation | None = None
     """`evaluate`: with what to measure."""
     correlate: bool = False
+    limits: Limits = Limits()
     as_json: bool = False
 
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from orchestrator.analysis.columns import COST_NAME, SE
 from orchestrator.analysis.table import one_per_trial
-from orchestrator.report.columns import COST_NAME, SE
 from orchestrator.report.headline import STATES
 
 MARKS = {
@@ -60,6 +60,11 @@ class Matrix:
     def with_settings(self) -> bool:
         """Whether anything but method and regulariser varies."""
         return any(row.setting for row in self.rows)
+
+    @property
+    def with_holes(self) -> bool:
+        """Whether a method lacks a regulariser that another one has."""
+        return any(cell is None for row in self.rows for cell in row.cells)
 
     @property
     def states(self) -> list[str]:

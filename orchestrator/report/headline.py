@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from orchestrator.analysis.correlation import CELL, TARGETS, CorrelationResult, Pair, correlate, flatness_columns
+from orchestrator.analysis.columns import words
+from orchestrator.analysis.correlation import CELL, CorrelationResult, Pair, correlate, measure_columns
 from orchestrator.analysis.table import compared, one_per_trial
 from orchestrator.errors import UserError
-from orchestrator.report.columns import SE, words
-from orchestrator.spec.measures import Measure, Robustness
 
 STATES = ("finished", "running", "pending", "interrupted", "failed", "missing", "measured otherwise")
 """In the order of tables."""
@@ -44,36 +43,26 @@ class Conclusion:
         return next((pair for pair in pairs if (pair.measure, pair.target) == (measure, target)), None)
 
 
-def conclude(table: pd.DataFrame, measures: Sequence[Measure]) -> Conclusion:
-    """Correlates over the last and best networks of finished trials; a sentence says why where that is impossible.
+def conclude(table: pd.DataFrame, result: CorrelationResult | None = None, refused: Sequence[str] = ()) -> Conclusion:
+    """The answer over the last and best networks of finished trials; a sentence says why where there is none.
 
     Args:
         table: as `analysis.table.trial_table` makes it.
-        measures: of the evaluation.
+        result: of `correlate` over these networks, if it is known already.
+        refused: why these networks may not be compared.
     """
     usable = compared(table)
     if usable.empty:
         return Conclusion(f"No answer yet: no trial has finished ({progress(table)}).", None)
-    columns = explaining(usable, measures)
-    if not columns:
+    if refused:
+        return Conclusion(f"No answer, as these trials are not comparable: {'; '.join(refused)}.", None)
+    if not measure_columns(usable):
         return Conclusion("No answer: no value of flatness, or of another such measure, is recorded.", None)
     try:
-        result = correlate(usable, columns)
+        found = result or correlate(usable)
     except UserError as error:
         return Conclusion(f"No answer: {error}.", None)
-    return Conclusion(readable(result.answer, result.pairs[0]), result)
-
-
-def explaining(table: pd.DataFrame, measures: Sequence[Measure]) -> list[str]:
-    """Columns of the measures that explain, flatness first: all values but losses and errors and standard errors."""
-    keys = [
-        key
-        for measure in measures
-        if not isinstance(measure, Robustness)
-        for key in measure.keys()  # noqa: SIM118  (a method)
-        if not key.endswith(SE) and key not in TARGETS
-    ]
-    return list(dict.fromkeys(key for key in (*flatness_columns(table), *keys) if key in table))
+    return Conclusion(readable(found.answer, found.pairs[0]), found)
 
 
 def readable(sentence: str, pair: Pair) -> str:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from orchestrator.analysis.columns import SE, column_of
 from orchestrator.analysis.correlation import GROUP, TARGETS, flatness_columns
 from orchestrator.analysis.table import compared
 from orchestrator.errors import UserError, suggest
-from orchestrator.report.columns import SE, describe
 from orchestrator.spec.measures import KINDS
 from workers import layout
 
@@ -130,7 +130,7 @@ def _entry(name: str, values: "pd.Series[float]") -> Entry:
 
 
 def _factor(name: str) -> float:
-    return PERCENT if describe(name).unit == "fraction" else 1.0
+    return PERCENT if column_of(name).unit == "fraction" else 1.0
 
 
 def _label_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -172,6 +172,6 @@ def _decimals(entries: Sequence[Entry]) -> int:
 
 
 def _head(name: str) -> str:
-    column = describe(name)
+    column = column_of(name)
     unit = r"\%" if column.unit == "fraction" else escape(column.unit)
     return escape(column.label.replace(", test \N{MINUS SIGN} train", "")) + (f" ({unit})" if unit else "")

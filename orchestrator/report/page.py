@@ -12,9 +12,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from orchestrator import __version__
-from orchestrator.analysis.correlation import LeftOut, count
+from orchestrator.analysis.columns import words
+from orchestrator.analysis.correlation import CorrelationResult, LeftOut, count
+from orchestrator.analysis.dictionary import groups
 from orchestrator.report import amounts, cells
-from orchestrator.report.columns import dictionary, words
 from orchestrator.report.files import Landscape
 from orchestrator.report.headline import conclude, scope, states
 from orchestrator.report.plots import Curves, payload
@@ -32,15 +33,15 @@ class Source:
     """What a page is made from."""
 
     name: str
-    """Of the sweep."""
+    """Of the sweep, or of all, `a + b`."""
     table: pd.DataFrame
-    """As `analysis.table.trial_table` makes it."""
+    """As `analysis.table.trial_table` makes it; of several sweeps, each trial once."""
     measures: Sequence[Measure]
     """Of the evaluation."""
-    text: str
-    """Of the sweep file."""
-    store: str
-    """Address of the tracking store, without passwords."""
+    texts: Mapping[str, str]
+    """Of the sweep files, by the name of the sweep."""
+    stores: Sequence[str]
+    """Addresses of the tracking stores, without passwords."""
     made: datetime
     run_base: str | None = None
     """What stands before a run's id in the address of its page; None where there is no such page."""
@@ -50,12 +51,18 @@ class Source:
     landscapes: Sequence[Landscape] = ()
     landscapes_left: Sequence[str] = ()
     """Names of figures that were too large together."""
+    result: CorrelationResult | None = None
+    """Of `correlate` over the table, where it is known already."""
+    mixed: Sequence[str] = ()
+    """What differs among the trials, and trials that are there more than once, as lines."""
+    refused: Sequence[str] = ()
+    """Why the trials may not be compared; then there is no answer."""
 
 
 def html(source: Source) -> str:
     """The whole page."""
     table = source.table
-    conclusion = conclude(table, source.measures)
+    conclusion = conclude(table, source.result, source.refused)
     script = _script()
     data = payload(table, conclusion, source.training, source.run_base)
     return _environment().get_template("page.html").render(
@@ -70,7 +77,7 @@ def html(source: Source) -> str:
         failures=cells.failures(table),
         flags=cells.flags(table),
         costs=cells.costs(table),
-        dictionary=dictionary(table, source.measures),
+        dictionary=groups(table, source.measures),
         style="\n".join(_text(name) for name in STYLES),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

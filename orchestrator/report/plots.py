@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from orchestrator.analysis.columns import COST, SE, TRAINING, Column, column_of
 from orchestrator.analysis.correlation import TARGETS
 from orchestrator.analysis.figures import COLOURS
 from orchestrator.analysis.table import compared, finished
-from orchestrator.report.columns import COST, SE, TRAINING, Column, describe
 from orchestrator.report.headline import Conclusion
 from workers import layout
 
 DARK_COLOURS = ("#5AA9E6", "#F28A45", "#2FC79B", "#E3A1C8", "#F2B93B", "#9AD4F7", "#E9E9EC")
 """`COLOURS`, light enough for small marks on a dark page."""
 SCALE_STOPS = 17
-LABELS = ("method", "method_name", "regularizer", "setting", "checkpoint")
+LABELS = ("method", "method_name", "regularizer", "setting", "checkpoint", "sweep")
 """Columns of text that colour, shape and tooltips may use."""
 PLACES = ("trial_id", "run_id", "flags")
 COUNTS = ("seed", "epoch", "attempt")
@@ -45,7 +45,7 @@ def payload(
         "runBase": run_base,
         "networks": {
             "size": len(networks),
-            "columns": {name: _column(networks[name], describe(name)) for name in _shown(networks, numbers)},
+            "columns": {name: _column(networks[name], column_of(name)) for name in _shown(networks, numbers)},
         },
         "choices": _choices(networks, numbers),
         "start": {"x": _first(conclusion.measures, numbers), "y": _first([*conclusion.targets, *TARGETS], numbers)},
@@ -92,7 +92,7 @@ def curves(table: pd.DataFrame, training: Mapping[str, Curves]) -> dict[str, Any
                     continue
                 own = best.get(trial_id, {})
                 kept = _thinned(curve, every, keep=int(own["epoch"]) if "epoch" in own else None)
-                column = describe(name)
+                column = column_of(name)
                 entry = series.setdefault(
                     name, {"label": column.label, "unit": column.unit, "thinned": every > 1, "of": {}}
                 )
@@ -115,7 +115,7 @@ def _measured(table: pd.DataFrame) -> tuple[Mapping[str, Curves], dict[str, dict
     """Values of kept epochs and of the end, by trial and column; and the rows of early-stopped networks."""
     done = finished(table)
     kept_trials = set(done.loc[done["checkpoint"].str.startswith("epoch "), "trial_id"])
-    names = [name for name in numeric(done) if describe(name).group not in {TRAINING, COST}]
+    names = [name for name in numeric(done) if column_of(name).group not in {TRAINING, COST}]
     values: dict[str, dict[str, list[tuple[int, float]]]] = {}
     best: dict[str, dict[str, float]] = {}
     floats = {name: _floats(done[name]) for name in names}
@@ -174,7 +174,7 @@ def _choices(networks: pd.DataFrame, numbers: Sequence[str]) -> dict[str, Any]:
     """What the page's menus offer: values by kind, and the columns that colour and shape may show."""
     groups: dict[str, list[str]] = {"Gaps and test values": [], "Measures": [], TRAINING: [], COST: []}
     for name in numbers:
-        group = describe(name).group
+        group = column_of(name).group
         kind = group if group in {TRAINING, COST} else "Gaps and test values" if name in TARGETS else "Measures"
         groups[kind].append(name)
     texts = [name for name in (*LABELS, *COUNTS) if name in networks and networks[name].nunique(dropna=False) > 1]

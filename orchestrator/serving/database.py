@@ -57,9 +57,10 @@ def _revision_problem(engine: "Engine", uri: str) -> str | None:
     if found == newest:
         return None
     if found in known:
+        way = " (with its password in PGPASSWORD)" if uri.startswith("postgresql") else ""
         return (
             f"the database {shown(uri)} is of an older MLflow (schema {found}, here {newest}): back it up, stop all "
-            f"that use it, then `mlflow db upgrade {without_secret(uri)}` (with its password in PGPASSWORD)"
+            f"that use it, then `mlflow db upgrade {without_secret(uri)}`{way}"
         )
     return f"the database {shown(uri)} is of another MLflow (schema {found}, here {newest}): use a newer MLflow here"
 

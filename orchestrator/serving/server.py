@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from orchestrator.addresses import refusal, secret, shown, without_secret
+from orchestrator.addresses import refusal, secret, shown, with_driver, without_secret
 from orchestrator.errors import UserError
 from orchestrator.serving.database import schema_problem
 from orchestrator.serving.hosts import allowed_hosts, check_free, is_loopback
@@ -110,6 +110,7 @@ def database_uri(settings: Settings) -> str:
     uri = given or os.environ.get(DATABASE) or f"sqlite:///{settings.folder.expanduser().absolute()}/mlflow.db"
     if "://" not in uri:
         raise UserError(f"--database {uri}: give an address such as postgresql://USER@HOST/NAME or sqlite:///FILE")
+    uri = with_driver(uri)
     if settings.database_password is None:
         return uri
     if uri.startswith("sqlite") or secret(uri) is not None:

@@ -30,8 +30,8 @@ _BOUNDS = {
     "less_than": ("must be less than", "lt"),
     "less_than_equal": ("must be at most", "le"),
 }
-_SAYS_ALL = {"unknown_name", "unusable", "fraction", "number", "integer", "secret"}
-"""Errors of ours whose message holds the value already."""
+_SAYS_ALL = {"unknown_name", "unusable", "fraction", "number", "integer", "secret", "storage"}
+"""Errors of ours whose message holds the value already, or must not."""
 
 
 def explain(error: ValidationError, document: Document) -> list[Problem]:

@@ -31,6 +31,8 @@ class SweepFile:
     """Name of the profile that was asked for."""
     read_at_commit: str | None = None
     """Commit of the file's folder where it was read, if that was another machine."""
+    storage: str | None = None
+    """Address of the storage that a sweep was looked up in by its name; `path` is then no file."""
 
     @property
     def commit(self) -> str:
@@ -40,6 +42,8 @@ class SweepFile:
     @property
     def words(self) -> str:
         """What names it on the command line."""
+        if self.storage:
+            return f"{self.sweep.name} --storage {self.storage}"
         return f"{self.path} --profile {self.profile}" if self.profile else str(self.path)
 
 

@@ -5,6 +5,7 @@ live in workers/measures.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -51,6 +52,11 @@ class Measure(Component):
             attack: the training attack, for what the measure's own leaves out.
         """
         return 0.0
+
+
+def value_keys(measures: Iterable[Measure]) -> list[str]:
+    """Names of everything that measures return, in the order of tables; what two of them return is there twice."""
+    return [key for measure in measures for key in measure.keys()]  # noqa: SIM118  (a method)
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from orchestrator.spec.measures import MEASURES
 from orchestrator.spec.methods import METHODS
 from orchestrator.spec.models import MODELS
 from orchestrator.spec.regularizers import REGULARIZERS
-from orchestrator.spec.sweep import Evaluation, Exclude, Grid, Resources, Sweep, Tracking
+from orchestrator.spec.resources import Resources
+from orchestrator.spec.sweep import Evaluation, Exclude, Grid, Sweep, Tracking
 from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, Ball, EarlyStopping, EvaluationAttack, Training
 
 HEAD = """# The sweep file

@@ -13,13 +13,15 @@ from orchestrator.addresses import refusal
 from orchestrator.errors import suggest
 from orchestrator.spec import curvature_measures, impossible, landscape_measures, network_measures  # noqa: F401
 from orchestrator.spec.axes import TooManyCells, expand_sweep
-from orchestrator.spec.base import Integer, Number, Spec, added_field, digest, place_of, problem
+from orchestrator.spec.base import Integer, Spec, added_field, digest, place_of, problem
 from orchestrator.spec.data import DATA, Data, Digits
-from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness
+from orchestrator.spec.measures import MEASURES, AverageFlatness, Measure, Robustness, WorstFlatness, value_keys
 from orchestrator.spec.merging import Path as Place
 from orchestrator.spec.methods import METHODS, Method, Standard, Unlabeled, layers
 from orchestrator.spec.models import MODELS, Model, SmallPreActResNet
+from orchestrator.spec.places import located_storage, storage_problem
 from orchestrator.spec.regularizers import REGULARIZERS, Regularizer
+from orchestrator.spec.resources import Resources
 from orchestrator.spec.training import Ball, Training
 
 SHARED = ("data", "model", "training")
@@ -184,7 +186,7 @@ class Evaluation(Spec):
     @field_validator("measures")
     @classmethod
     def _no_value_twice(cls, value: tuple[Measure, ...]) -> tuple[Measure, ...]:
-        keys = [key for measure in value for key in measure.keys()]  # noqa: SIM118  (a method)
+        keys = value_keys(value)
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
             raise ValueError(f"two measures would record the same value: {', '.join(twice)}")
         return value
@@ -193,17 +195,6 @@ class Evaluation(Spec):
     def evaluation_id(self) -> str:
         """Hash of the settings; another one never means training again."""
         return digest(self)
-
-
-class Resources(Spec):
-    """What one trial occupies."""
-
-    cpu: Annotated[Number, Field(gt=0)] = 1
-    """CPU cores; torch uses as many threads, rounded up."""
-    gpu: Annotated[Number, Field(ge=0)] = 0
-    """GPUs; a fraction packs several trials on one (bookkeeping, not a limit on memory)."""
-    max_retries: Annotated[Integer, Field(ge=0, le=100)] = 3
-    """How often a trial goes on from its last checkpoint after its worker or storage was lost."""
 
 
 class Tracking(Spec):
@@ -249,7 +240,8 @@ class Sweep(Spec):
     resources: Resources = Resources()
     """What a trial occupies."""
     storage: str = "runs"
-    """Folder for checkpoints, journals and results, relative to the sweep file; workers must all reach it."""
+    """Where checkpoints, journals and results go; workers must all reach it: a folder, relative to the sweep file, or
+    an address, `s3://bucket/prefix`."""
     tracking: Tracking = Tracking()
     """Where runs are recorded."""
 
@@ -272,9 +264,10 @@ class Sweep(Spec):
 
     @field_validator("storage")
     @classmethod
-    def _local_storage(cls, storage: str) -> str:
-        if "://" in storage or "\0" in storage or not storage:
-            raise ValueError(f"'{storage}' is not a folder: storage is a local or network-mounted folder")
+    def _usable_storage(cls, storage: str) -> str:
+        if problem := storage_problem(storage):
+            # the value is not repeated: it may hold a password
+            raise PydanticCustomError("storage", "{problem}", {"problem": problem})
         return storage
 
     @model_validator(mode="after")
@@ -371,7 +364,7 @@ class Sweep(Spec):
 
     def located(self, base: Path) -> Self:
         """With every path made absolute, taken relative to the folder `base` of the sweep file."""
-        storage = str((base / Path(self.storage).expanduser()).absolute())
+        storage = located_storage(self.storage, base)
         grids = [
             grid.model_copy(update={"data": tuple(data.located(base) for data in grid.data)}) if grid.data else grid
             for grid in self.grid

@@ -1,13 +1,15 @@
 """How a network is trained: attack, optimizer, schedule. Defaults: the base recipe of SCIENCE.md section 2."""
 
 import math
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from orchestrator.spec.base import Component, Integer, Number, Registry, Spec, added_field, location, problem
 
 Norm = Literal["linf", "l2"]
+_EVERY = re.compile(r"every ([1-9][0-9]{0,5})")
 
 
 class Attack(Spec):
@@ -223,6 +225,20 @@ class Cyclic(Schedule):
         return place / self.peak if place < self.peak else (1 - place) / (1 - self.peak)
 
 
+def every_of(keep: str) -> int | None:
+    """K of `every K`, and 1 for `all`; None for what keeps no networks of single epochs."""
+    if keep == "all":
+        return 1
+    match = _EVERY.fullmatch(keep)
+    return int(match[1]) if match else None
+
+
+def _readable_keep(keep: str) -> str:
+    if keep not in {"last", "best", "all"} and every_of(keep) is None:
+        raise ValueError("expected 'last', 'best', 'all' or 'every K' with a whole number, such as 'every 10'")
+    return keep
+
+
 class Training(Spec):
     """Everything about training that all methods share."""
 
@@ -243,8 +259,21 @@ class Training(Spec):
     keep_every: Annotated[Integer, Field(ge=1)] | None = location(None)
     """Also keep the network of every so many epochs, for curves over training (`evaluation.checkpoints: [kept]`);
     no part of a trial's identity. Left out: none."""
+    keep: Annotated[str, AfterValidator(_readable_keep)] | None = location(None)
+    """What stays of a trial that is trained and measured: `last`, its last checkpoint; `best`, also the early-stopped
+    network; `every K`, also those of epochs K, 2K, ...; `all`, those of every epoch. No part of a trial's identity.
+    Left out: what `early_stopping` and `keep_every` keep, and the checkpoint before the last."""
+
+    @model_validator(mode="after")
+    def _keeps_what_there_is(self) -> Self:
+        if self.keep == "best" and self.early_stopping is None:
+            raise problem("'best' needs training.early_stopping, which chooses the best epoch", "keep")
+        if self.keep_every is not None and every_of(self.keep or "") is not None:
+            raise problem(f"'{self.keep}' says which epochs are kept, and so does keep_every: leave one out", "keep")
+        return self
 
     @property
     def kept_epochs(self) -> range:
-        """The epochs before the last one whose networks are kept, counted from 1."""
-        return range(self.keep_every or self.epochs, self.epochs, self.keep_every or 1)
+        """The epochs before the last one whose networks are kept while it trains, counted from 1."""
+        every = self.keep_every or every_of(self.keep or "")
+        return range(every or self.epochs, self.epochs, every or 1)

@@ -186,7 +186,7 @@ class TestSentence:
 
     def test_the_table_fits_eighty_columns(self):
         text = shown(correlate(clustered(np.random.default_rng(0), 5, 2)), width=80)
-        assert f"  {MEASURE} " in text
+        assert f"\n{MEASURE} " in text and all(len(line) <= 80 for line in text.splitlines())
 
 
 class TestTables:

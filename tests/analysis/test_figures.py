@@ -9,7 +9,8 @@ import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.legend import Legend
 
-from orchestrator.analysis.figures import CELL_LINES, axis_label, colours, draw, markers, scatter
+from orchestrator.analysis.columns import axis_label
+from orchestrator.analysis.figures import CELL_LINES, colours, draw, markers, scatter
 from orchestrator.errors import UserError
 
 MEASURE = "average_flatness_xi0.5"

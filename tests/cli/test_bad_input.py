@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.spec.loading import load_sweep_file
+from orchestrator.spec.measures import value_keys
 from orchestrator.tracking import Store
 
 GOOD = "name: x\ngrid:\n  methods: [at]\n  seeds: [0]\n"  # lines 1 to 4
@@ -72,6 +73,8 @@ CASES = {
     "negative seed": Case(
         "plan s.yaml", "at least 0 (got -1)", "name: x\ngrid:\n  methods: [at]\n  seeds: [-1]\n", line=4
     ),
+    "part of a second GPU": Case("plan s.yaml", "1.5 is neither a fraction", GOOD + "resources: {gpu: 1.5}\n", line=5),
+    "no time": Case("submit s.yaml --max-hours 0", "--max-hours 0: expected hours above 0"),
     "syntax": Case("plan s.yaml", "not valid YAML", "name: x\ngrid: {methods: [at\n", line=3),
     "duplicate key": Case("submit s.yaml", "'name' is given twice, first on line 1", GOOD + "name: y\n", line=5),
     "name is a path": Case("submit s.yaml", "'../y' is not a plain name", GOOD.replace("x", "../y"), line=1),
@@ -255,7 +258,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.prepare()
     parent = store.open_parent(sweep, GOOD, "")
     ids = [store.create_trial_run(trial, sweep.evaluation, "x", parent, "") for trial in sweep.trials()]
-    keys = [key for measure in sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118
+    keys = value_keys(sweep.evaluation.measures)
     for key in keys:
         store.client.log_metric(ids[0], key, 0.5, step=20)
     store.set_state(ids[0], "finished", {"evaluation_id": sweep.evaluation.evaluation_id})

@@ -14,6 +14,7 @@ from mlflow.entities import Metric
 
 from orchestrator import cli
 from orchestrator.spec.loading import load_sweep_file
+from orchestrator.spec.measures import value_keys
 from orchestrator.tracking import Store
 
 SWEEP = """
@@ -36,7 +37,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.prepare()
     parent = store.open_parent(sweep, SWEEP, "")
     generator = np.random.default_rng(0)
-    keys = [key for measure in sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118
+    keys = value_keys(sweep.evaluation.measures)
     for trial in sweep.trials():
         run = store.create_trial_run(trial, sweep.evaluation, "x", parent, "")
         gap = generator.uniform()

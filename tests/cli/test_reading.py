@@ -14,9 +14,10 @@ import pytest
 
 import orchestrator
 from orchestrator import compared, correlate, describe, load_sweep
-from orchestrator.analysis.table import read_table, read_tables, value_keys
+from orchestrator.analysis.table import read_table, read_tables
 from orchestrator.errors import UserError
 from orchestrator.evaluations import Changes, changed
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Trial
 from tests.cli.recording import OnRecord, put_on_record
 from tests.e2e.sweeping import run_inside
@@ -217,9 +218,7 @@ def test_several_sweeps_in_one_table(place: Place) -> None:
     with pytest.raises(UserError, match="need different names: one, one"):
         read_tables([sides[0], sides[0]])
     otherwise = place.two.file.sweep.model_copy(update={"evaluation": changed(sides[0][0], Changes(seed=5))})
-    with pytest.raises(UserError, match="measured with different settings"):
-        read_tables([sides[0], (otherwise, place.two.store)])
-    both = read_tables([sides[0], (otherwise, place.two.store)], allow_mixed=True)
+    both = read_tables([sides[0], (otherwise, place.two.store)])
     assert list(both["state"]) == ["finished"] * 4 + ["measured otherwise"] * 2
 
 
@@ -233,7 +232,7 @@ def test_the_notebook_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def values(trial: Trial) -> dict[str, float]:
         found = gap(trial) + len(trial.regularizer_label) / 64
-        keys = value_keys(on_record_sweep)
+        keys = value_keys(on_record_sweep.evaluation.measures)
         return dict.fromkeys(keys, 0.125) | {"robust_loss_gap": found, FLATNESS: found**2}
 
     from orchestrator.spec.loading import load_sweep_file

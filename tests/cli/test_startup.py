@@ -49,7 +49,7 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     said, _ = imported(tmp_path, "--help")
-    commands = "init schema plan submit rerun evaluate measure status export correlate compare report ui"
+    commands = "init schema plan submit rerun evaluate measure status export correlate compare report ui prune"
     for command in commands.split():
         assert f"\n  {command} " in said
 

@@ -16,6 +16,10 @@ import pytest
 from jsonschema import Draft202012Validator
 from sweeping import BASE, Place, Recorded, each_epoch_once, environment, run_inside
 
+from orchestrator import load_sweep
+from orchestrator.analysis.columns import OTHER, columns_of
+from orchestrator.spec.measures import value_keys
+
 pytestmark = pytest.mark.timeout(900)
 
 GRID = {"methods": ["at", "trades"], "regularizers": ["none", {"name": "label_noise", "rate": 0.3}], "seeds": [0, 1]}
@@ -108,7 +112,10 @@ def test_tags_and_parameters(swept: Stage) -> None:
 
 
 def test_curves_and_values(swept: Stage) -> None:
-    keys = [key for measure in swept.place.sweep.evaluation.measures for key in measure.keys()]  # noqa: SIM118
+    keys = value_keys(swept.place.sweep.evaluation.measures)
+    table = load_sweep(swept.place.file)
+    named = columns_of(map(str, table), swept.place.sweep.evaluation.measures)
+    assert set(keys) < set(table) and not [column.name for column in named if column.group == OTHER]
     for trial_id, run in swept.runs.items():
         each_epoch_once(run, EPOCHS)
         for key, points in run.points.items():

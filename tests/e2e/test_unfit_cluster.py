@@ -26,7 +26,8 @@ def left(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_resources_that_no_node_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    place = Place(tmp_path, "large", resources={"cpu": 10_000, "gpu": 3})
+    place = Place(tmp_path, "large", resources={"cpu": 10_000, "gpu": 3, "accelerator_type": "H100"})
     message = refused(place)
-    assert "resources: a trial wants 10000 CPU and 3 GPU on one node; nodes have: " in message
+    assert "resources: a trial wants 10000 CPU, 3 GPU and type H100 on one node; nodes have: " in message
+    assert "No node is of type 'H100'" in message
     left(place, capsys)

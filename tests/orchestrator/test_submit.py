@@ -1,71 +1,16 @@
 """Runs brought in line with journals, on a real SQLite store, without Ray."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from place import COMMIT, TEXT, Place, epoch, states
 
 from orchestrator.plan import Action, make_plan
 from orchestrator.sink import RunSink
-from orchestrator.spec.loading import load_sweep_file
-from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.submit import close_orphans, rerun_failed
-from orchestrator.tracking import Store, TrialRun
 from workers.journal import Journal, Record
 from workers.storage import Folder
-
-COMMIT = "0123abc"
-TEXT = "name: x\ngrid:\n  methods: [at, trades]\n  seeds: [0, 1, 2, 3]\n"
-
-
-@dataclass(frozen=True)
-class Place:
-    store: Store
-    sweep: Sweep
-    parent: str
-    base: Path
-
-    def new_run(self, trial: Trial, state: str = "running") -> str:
-        run_id = self.store.create_trial_run(trial, self.sweep.evaluation, "x", self.parent, COMMIT)
-        self.store.set_state(run_id, state)
-        return run_id
-
-    def folder(self, trial: Trial) -> Folder:
-        return Folder(f"{self.sweep.storage}/x/{trial.trial_id}")
-
-    def run(self, run_id: str) -> TrialRun:
-        return next(run for run in self.store.trial_runs("x") if run.run_id == run_id)
-
-    def points(self, run_id: str, key: str) -> list[tuple[int, float]]:
-        return [(point.step, point.value) for point in self.store.client.get_metric_history(run_id, key)]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    base = tmp_path_factory.mktemp("store")
-    (base / "s.yaml").write_text(TEXT + f"tracking: {{uri: 'sqlite:///{base}/m.db'}}\n")
-    sweep = load_sweep_file(base / "s.yaml").sweep
-    store = Store.of(sweep)
-    store.prepare()
-    return Place(store, sweep, store.open_parent(sweep, TEXT, COMMIT), base)
-
-
-@pytest.fixture
-def place(made: Place) -> Place:
-    """The store, emptied."""
-    for run in made.store.trial_runs("x"):
-        made.store.client.delete_run(run.run_id)
-    return made
-
-
-def epoch(step: int, time_ms: int = 0) -> list[Record]:
-    more = {"time_ms": time_ms} if time_ms else {}
-    return [Record("metric", "train/loss", value=2.0 / step, step=step, **more)]
-
-
-def states(journal: Journal) -> list[str]:
-    return [record.text for record in journal.records if record.kind == "state"]
 
 
 def test_a_trial_that_ended_unheard_is_closed_with_its_values(place: Place) -> None:
@@ -140,7 +85,7 @@ def test_a_parent_that_a_dead_driver_left_is_settled(place: Place) -> None:
     assert place.store.client.get_run(place.parent).info.status == "FINISHED"
     assert place.store.settle_parent("x", "interrupted") == place.parent  # closed already: left alone
     assert place.store.client.get_run(place.parent).info.status == "FINISHED"
-    assert place.store.settle_parent("unheard of", "finished") is None
+    assert place.store.settle_parent("unheard-of", "finished") is None
 
 
 def test_sending_again_adds_nothing(place: Place) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from orchestrator.analysis.table import trial_table
 from orchestrator.report.page import Source
 from orchestrator.report.provenance import facts
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.tracking import TrialRun
 
@@ -78,7 +79,7 @@ def _values(sweep: Sweep, epoch: int, overfitting: float, random: np.random.Gene
     found = {"average_flatness_xi0.5": flatness, "average_flatness_xi0.5_se": 0.09 * flatness}
     found |= {"worst_flatness_xi0.003": 0.11 * flatness + 0.02 * random.random()}
     found |= {"worst_flatness_xi0.00075": 0.03 * flatness + 0.012 * random.random()}
-    keys = {key for measure in sweep.evaluation.measures for key in measure.keys()}  # noqa: SIM118
+    keys = set(value_keys(sweep.evaluation.measures))
     return {key: float(value) for key, value in (values | found).items() if key in keys}
 
 
@@ -115,8 +116,8 @@ def source_of(sweep: Sweep, runs: Sequence[TrialRun], **changes: Any) -> Source:
         name=sweep.name,
         table=trial_table(sweep, runs),
         measures=sweep.evaluation.measures,
-        text="name: digits-flatness\ngrid:\n  methods: [at, mart]\n  seeds: [0, 1, 2, 3]\n",
-        store="http://mlflow.example:5000",
+        texts={sweep.name: "name: digits-flatness\ngrid:\n  methods: [at, mart]\n  seeds: [0, 1, 2, 3]\n"},
+        stores=["http://mlflow.example:5000"],
         made=MADE,
         run_base="http://mlflow.example:5000/#/experiments/1/runs/",
         facts=facts(runs),

@@ -21,6 +21,7 @@ from orchestrator.report.files import LANDSCAPE_BYTES, Landscape, landscapes
 from orchestrator.report.page import Source, html
 from tests.report.parsed import Element, parse
 from tests.report.synthetic import METHODS, failed, runs_of, source_of, sweep_of
+from workers.storage import Folder
 
 SWEEP = sweep_of()
 RUNS = runs_of(SWEEP)
@@ -120,7 +121,7 @@ def hostile_source() -> Source:
     table.loc[::3, "flags"] = f"{HOSTILE}: {HOSTILE}"
     table["run_id"] = HOSTILE
     facts = [replace(fact, label=HOSTILE, values=((HOSTILE, 3), ("b", 1))) for fact in made.facts]
-    texts = {"name": HOSTILE, "text": HOSTILE, "store": HOSTILE}
+    texts: dict[str, Any] = {"name": HOSTILE, "texts": {HOSTILE: HOSTILE}, "stores": [HOSTILE], "mixed": [HOSTILE]}
     figures = [Landscape(HOSTILE, "data:image/svg+xml;base64,")]
     return replace(made, table=table, facts=facts, landscapes=figures, landscapes_left=[HOSTILE], **texts)
 
@@ -252,7 +253,7 @@ def test_failures_costs_flags_and_sources(parsed: Element, source: Source) -> No
     flagged = (source.table["flags"] != "").sum()
     assert rows_of(section(parsed, "flags").one("table"))[1][2] == str(flagged)
     provenance = section(parsed, "provenance").text
-    for text in ("flatsweep 0.1.0", "Ray 2.60.0", "MLflow 3.17.0", "41d6" * 10, "9f2c" * 16, "node-0 (19 trials)"):
+    for text in ("flatsweep 0.1.0", "Ray 2.60.0", "MLflow 3.17.0", "41d6" * 10, "9f2c" * 16, "host 2 (19 trials)"):
         assert text in provenance
     assert "methods: [at, mart]" in provenance
 
@@ -272,7 +273,7 @@ def test_landscapes_are_inside_or_named(tmp_path: Path, monkeypatch: pytest.Monk
         (tmp_path / name).write_bytes(b"<svg>" + b"x" * 3000 + b"</svg>")
     (tmp_path / "other.svg").write_bytes(b"<svg/>")
     monkeypatch.setattr("orchestrator.report.files.LANDSCAPE_BYTES", 9000)
-    shown, left = landscapes(tmp_path)
+    shown, left = landscapes(Folder(str(tmp_path)))
     assert [figure.name for figure in shown] == ["landscape", "landscape_2d-0123456789abcdef-best"]
     assert left == ["landscape_2d-0123456789abcdef.svg"]
     parsed = parse(html(source_of(SWEEP, RUNS, landscapes=shown, landscapes_left=left)))

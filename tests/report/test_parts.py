@@ -9,15 +9,16 @@ import pandas as pd
 import pytest
 
 from orchestrator.addresses import public
-from orchestrator.analysis.correlation import Coefficient, Pair
+from orchestrator.analysis.columns import COST, OTHER, column_of, words
+from orchestrator.analysis.correlation import Coefficient, Pair, measure_columns
 from orchestrator.analysis.figures import COLOURS
 from orchestrator.report import amounts, page
 from orchestrator.report.cells import costs, flags, matrix
-from orchestrator.report.columns import COST, OTHER, SETTINGS, STATES, describe, words
 from orchestrator.report.files import training_curves
-from orchestrator.report.headline import explaining, readable
+from orchestrator.report.headline import readable
 from orchestrator.report.plots import DARK_COLOURS, curves
-from orchestrator.report.provenance import facts, run_base
+from orchestrator.report.provenance import facts, run_base, shown_store
+from orchestrator.spec.measures import AverageFlatness
 from orchestrator.spec.sweep import Sweep
 from tests.report.synthetic import runs_of, source_of, sweep_of
 from workers.journal import Journal, Record
@@ -76,24 +77,21 @@ def test_a_name_inside_another_name_stays() -> None:
     )
 
 
-def test_columns_of_settings_states_and_costs_are_described() -> None:
-    from orchestrator.analysis import table
-
-    assert set(SETTINGS) == set(table.SETTINGS) and set(STATES) == set(table.STATES)
-    cost = describe("cost_hessian_trace_seconds")
+def test_columns_of_costs_and_errors_are_described() -> None:
+    cost = column_of("cost_hessian_trace_seconds")
     assert (cost.group, cost.unit) == (COST, "s") and "hessian_trace" in cost.label
-    assert describe("cost_robustness_passes").unit == "passes"
-    error = describe("average_flatness_xi0.5_se", "average_flatness")
+    assert column_of("cost_robustness_passes").unit == "passes"
+    error = column_of("average_flatness_xi0.5_se", AverageFlatness())
     assert (error.unit, error.group) == ("nats", "average_flatness") and error.meaning.startswith("Standard error of")
-    assert describe("anything").group == OTHER
+    assert column_of("anything").group == OTHER
 
 
 def test_what_explains_is_no_loss_and_no_error() -> None:
     sweep = sweep_of()
     table = source_of(sweep, runs_of(sweep)).table
-    found = explaining(table, sweep.evaluation.measures)
+    found = measure_columns(table)
     assert found == ["average_flatness_xi0.5", "worst_flatness_xi0.003", "worst_flatness_xi0.00075"]
-    assert explaining(table.drop(columns=found[0]), sweep.evaluation.measures) == found[1:]
+    assert measure_columns(table.drop(columns=found[0])) == found[1:]
 
 
 def test_the_grid_with_holes_and_settings() -> None:
@@ -181,14 +179,23 @@ def test_thinned_curves_keep_both_ends_and_the_early_stopped_epoch(monkeypatch: 
 def test_addresses_without_passwords() -> None:
     assert public("http://user:secret@host:5000/x") == "http://host:5000/x"
     assert public("sqlite:////home/me/runs/mlflow.db") == "sqlite:////home/me/runs/mlflow.db"
-    assert run_base("https://u:p@host/base/", "7") == "https://host/base/#/experiments/7/runs/"
-    assert run_base("sqlite:///x.db", "7") is None and run_base("http://host", None) is None
+    assert run_base([("https://u:p@host/base/", "7")]) == "https://host/base/#/experiments/7/runs/"
+    assert run_base([("sqlite:///x.db", "7")]) is None and run_base([("http://host", None)]) is None
+    assert run_base([("http://host", "7"), ("http://host/", "8")]) == "http://host/#/runs/"
+    assert run_base([("http://host", "7"), ("http://other", "7")]) is None
+
+
+def test_a_page_tells_no_folder_of_this_machine() -> None:
+    assert shown_store("sqlite:////home/me/runs/mlflow.db", "/home/me/runs") == "sqlite: <storage>/mlflow.db"
+    assert shown_store("sqlite:////home/me/mlflow.db", "/home/me/runs") == "sqlite: mlflow.db"
+    assert shown_store("http://user:secret@host:5000", "/home/me/runs") == "http://host:5000"
 
 
 def test_facts_count_trials() -> None:
     sweep = sweep_of()
     found = {fact.label: fact for fact in facts(runs_of(sweep, broken=False))}
-    assert found["Hosts"].values == (("node-0", 20), ("node-1", 20), ("node-2", 20)) and found["Hosts"].trials == 60
+    assert found["Hosts, numbered"].values == (("host 1", 20), ("host 2", 20), ("host 3", 20))
+    assert found["Hosts, numbered"].trials == 60 and "node-" not in str(found)
     assert "Package stripes" not in found
     with_package = runs_of(sweep)
     with_package[0].tags["stripes_version"] = "1.2"

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from mlflow.entities import Metric, RunTag
 
-from orchestrator import commands
+from orchestrator.analysis.answer import ask
+from orchestrator.cli import commands
 from orchestrator.evaluations import Changes, changed, remember
 from orchestrator.plan import make_plan
 from orchestrator.recorded import remember as remember_sweep
+from orchestrator.report import headline
 from orchestrator.report.write import write_report
 from orchestrator.sink import TAG
 from orchestrator.spec.loading import SweepFile, load_sweep_file
@@ -69,7 +71,12 @@ def _record(file: SweepFile, store: Store, parent: str, number: int) -> str:
     if number == 3:
         store.set_state(run_id, "failed", {"error_class": "diverged", "error": "DivergedError: nan <b>"})
         return run_id
-    tags = {"evaluation_id": sweep.evaluation.evaluation_id, "kept_epochs": "1,2", "attempt": "1", "host": "here"}
+    tags = {
+        "evaluation_id": sweep.evaluation.evaluation_id,
+        "kept_epochs": "1,2",
+        "attempt": "1",
+        "host": "here.org",
+    }
     points = []
     for epoch in (1, 2, 3):
         gap = 0.1 * (1 + number) * epoch
@@ -93,7 +100,7 @@ def data_of(parsed: Element) -> dict[str, Any]:
 
 
 def test_it_is_in_the_folder_and_on_the_run(recorded: Recorded) -> None:
-    path = write_report(recorded.file, recorded.store)
+    path = write_report([(recorded.file, recorded.store)])
     assert path == recorded.analysis / "report.html"
     assert "report.html" in recorded.artifacts()
     logged = recorded.store.client.download_artifacts(recorded.parent, "report.html")
@@ -101,14 +108,16 @@ def test_it_is_in_the_folder_and_on_the_run(recorded: Recorded) -> None:
 
 
 def test_it_shows_what_is_recorded(recorded: Recorded) -> None:
-    parsed = page(write_report(recorded.file, recorded.store))
+    parsed = page(write_report([(recorded.file, recorded.store)]))
     assert "6 finished" in parsed.one(class_="meta").text and "1 failed" in parsed.one(class_="meta").text
     assert "Over 12 networks in 4 cells, robust loss gap goes with" in parsed.one(class_="sentence").text
     failures = parsed.one("section", id="failures").text
     assert "DivergedError: nan <b>" in failures and f"run {recorded.run_ids[3]}" in failures
     assert not parsed.one("section", id="failures").all("a"), "an SQLite store has no pages"
     assert parsed.one("pre").text.splitlines() == [" ".join(TEXT.split())]
-    assert "here" in parsed.one("section", id="provenance").text
+    provenance = parsed.one("section", id="provenance").text
+    assert "host 1" in provenance and "<storage>/mlflow.db" in provenance
+    assert str(recorded.file.path.parent) not in (recorded.analysis / "report.html").read_text()
     curves = data_of(parsed)["curves"]
     assert curves["series"]["robust_loss_gap"]["of"]["0"] == [0, pytest.approx([0.1, 0.2, 0.3]), [2, 0.2]]
     assert curves["axes"][0] == [1, 2, 3]
@@ -117,11 +126,11 @@ def test_it_shows_what_is_recorded(recorded: Recorded) -> None:
 
 def test_landscapes_in_the_folder_are_shown(recorded: Recorded) -> None:
     recorded.analysis.mkdir(parents=True, exist_ok=True)
-    assert not page(write_report(recorded.file, recorded.store)).all("section", id="landscapes")
+    assert not page(write_report([(recorded.file, recorded.store)])).all("section", id="landscapes")
     figure = recorded.analysis / "landscape.svg"
     figure.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     try:
-        assert page(write_report(recorded.file, recorded.store)).one("section", id="landscapes").all("img")
+        assert page(write_report([(recorded.file, recorded.store)])).one("section", id="landscapes").all("img")
     finally:
         figure.unlink()
 
@@ -164,7 +173,7 @@ def test_another_evaluation_has_a_report_of_its_own(recorded: Recorded) -> None:
         [Metric(prefix + key, value, 0, 3) for key, value in values.items()],
         tags=[RunTag(TAG + layout.evaluated_tag(evaluation.evaluation_id), "finished")],
     )
-    path = write_report(recorded.file, recorded.store, evaluation=evaluation.evaluation_id[:6])
+    path = write_report([(recorded.file, recorded.store)], evaluation=evaluation.evaluation_id[:6])
     assert path.parent.name == f"analysis-{evaluation.evaluation_id[:8]}"
     assert data_of(page(path))["networks"]["columns"]["robust_loss_gap"]["values"] == [7]
     assert f"{path.parent.name}/report.html" in recorded.artifacts(path.parent.name)
@@ -174,12 +183,29 @@ def test_a_submit_that_ran_something_makes_it_anew(recorded: Recorded, capsys: p
     path = recorded.analysis / "report.html"
     path.unlink(missing_ok=True)
     after = make_plan(recorded.file.sweep, recorded.store.trial_runs("small"))
-    nothing = Submitted(after, 0, False, after, recorded.parent)
-    commands.report(recorded.file, nothing, as_json=True)
+    nothing = Submitted(after, 0, None, after, recorded.parent)
+    assert commands.publish(recorded.file, nothing) == (None, None)
     assert not path.exists()
-    commands.report(recorded.file, Submitted(after, 2, False, after, recorded.parent), as_json=True)
+    done = Submitted(after, 2, None, after, recorded.parent)
+    assert commands.publish(recorded.file, done) == (None, path), "no result lies in the folders"
+    assert commands.report(recorded.file, done, path, as_json=True) == 1
     assert page(path).one("h1").text == "small"
     assert json.loads("[" + capsys.readouterr().out.replace("}\n{", "},\n{") + "]"), "stdout is JSON alone"
+
+
+def test_what_is_correlated_already_is_not_correlated_again(
+    recorded: Recorded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = ask([(recorded.file.sweep, recorded.store)]).correlation
+    files, told = [(recorded.file, recorded.store)], tmp_path / "told.html"
+    again = page(write_report(files, tmp_path / "again.html"))
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(headline, "correlate", never)
+    for name in ("sentence", "tau", "forest"):
+        assert page(write_report(files, told, result=found)).one(class_=name).text == again.one(class_=name).text
 
 
 def test_mistakes_are_messages(recorded: Recorded, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,6 +224,6 @@ def test_an_http_store_has_pages(recorded: Recorded, monkeypatch: pytest.MonkeyP
     served = SimpleNamespace(uri="http://me:secret@host:5000", experiment_id="3")
     for name in ("trial_runs", "parent_run", "log_files", "with_curves"):
         setattr(served, name, getattr(recorded.store, name))
-    text = write_report(recorded.file, served).read_text()  # type: ignore[arg-type]
+    text = write_report([(recorded.file, served)]).read_text()  # type: ignore[list-item]
     assert f'href="http://host:5000/#/experiments/3/runs/{recorded.run_ids[3]}"' in text
     assert "secret" not in text

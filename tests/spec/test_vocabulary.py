@@ -13,7 +13,8 @@ from orchestrator.spec.measures import MEASURES
 from orchestrator.spec.methods import METHODS, WEIGHT_PERTURBABLE, AdversarialWeightPerturbation
 from orchestrator.spec.models import MODELS, ResNet18
 from orchestrator.spec.regularizers import REGULARIZERS
-from orchestrator.spec.sweep import Evaluation, Grid, Resources, Sweep, Tracking, Trial
+from orchestrator.spec.resources import Resources
+from orchestrator.spec.sweep import Evaluation, Grid, Sweep, Tracking, Trial
 from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack, EvaluationAttack, Multistep, Sgd, Training
 
 REGISTRIES = (DATA, MODELS, METHODS, REGULARIZERS, MEASURES, OPTIMIZERS, SCHEDULES)

@@ -14,7 +14,7 @@ from torch import nn
 from toys import ATTACK, assert_same_state, digits, digits_network, state, trial
 
 from orchestrator.spec.curvature_measures import Curvature, WeightCurvatureIndex
-from orchestrator.spec.measures import MEASURES
+from orchestrator.spec.measures import MEASURES, value_keys
 from orchestrator.spec.sweep import Evaluation
 from orchestrator.spec.training import Attack
 from workers.data.splits import Images, Splits
@@ -285,7 +285,7 @@ def test_in_a_trial(tmp_path: Path) -> None:
     evaluation = Evaluation(measures=[{"name": "curvature", **quick, "max_products": 4}, *measures])
     folder = Folder(str(tmp_path))
     values = run_trial(trial(epochs=1, attack={**ATTACK, "steps": 1}), evaluation, folder)
-    keys = [key for measure in evaluation.measures for key in measure.keys()]  # noqa: SIM118  (a method)
+    keys = value_keys(evaluation.measures)
     assert all(math.isfinite(values[key]) for key in keys)
     assert set(keys) <= {record.key for record in Journal(folder).records if record.kind == "metric"}
     (flags,) = (record.text for record in Journal(folder).records if record.key == "flags/last/curvature")

@@ -11,6 +11,7 @@ from processes import Child
 from toys import CPU, digits, trial
 
 from orchestrator.spec.data import Npz
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Evaluation, Trial
 from workers import layout
 from workers.data import splits as splits_module
@@ -91,7 +92,7 @@ def test_neither_ray_nor_mlflow_is_imported(made: Made) -> None:
 def test_a_trial_from_start_to_end(finished: tuple[Path, dict[str, float]]) -> None:
     path, values = finished
     folder = Folder(str(path))
-    assert set(values) == {key for measure in EVALUATION.measures for key in measure.keys()}  # noqa: SIM118
+    assert set(values) == set(value_keys(EVALUATION.measures))
     assert all(np.isfinite(value) for value in values.values())
     assert states(folder) == ["running", "finished"]
     recorded = {(record.key, record.step): record.value for record in records(folder, "metric")}
