@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all lint format bench lock image clean
+.PHONY: install demo results test test-all lint format bench audit sbom lock image clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -50,6 +50,16 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/table.py
+
+# Needs the network: where nobody can be asked, it fails and says so.
+audit: $(STAMP)
+	$(BIN)/python tools/audit.py requirements.lock
+
+# Every locked package with version and hashes, as CycloneDX.
+sbom: $(STAMP)
+	@mkdir -p build
+	$(BIN)/python -m cyclonedx_py requirements requirements.lock --pyproject pyproject.toml --short-PURLs \
+		--output-reproducible --output-format JSON --output-file build/sbom.json
 
 # --no-emit-index-url: the lock holds names, versions and hashes, but not where they were found.
 COMPILE := pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header

@@ -3,45 +3,63 @@
 A resample is a count for every cell: how often all its networks are in the sample. No copies are made.
 """
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.analysis.concordance import forms_of
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Singles = NDArray[np.float32]
 
 VALUES_AT_ONCE = 200_000
 """Length of temporary arrays, so that they stay in a core's cache."""
-ROWS_AT_ONCE = 32
-"""Rows whose signs against all others are taken at once."""
+TABLE_VALUES = 2_000_000
+"""Of tables of ranks, which are made for many resamples at once."""
+MAX_BLOCKS = 1024
+"""In resamples of more different values, neighbours share a rank."""
 CANCELLATION = 1e-13
 """A variance below this, relative to the mean square, is rounding."""
 
 
-def resampled_coefficients(left: Floats, right: Floats, cells: Ints, counts: Ints) -> Floats:
+def resampled_coefficients(
+    left: Floats, right: Floats, cells: Ints, counts: Ints, *, with_tau: tuple[int, int] | None = None
+) -> Floats:
     """Pearson r, Spearman rho and Kendall tau-b of every left with every right variable, in many resamples of cells.
+
+    Above 1,024 different values of a variable its ranks are those of 1,024 blocks of neighbours, for Spearman's rho
+    alone: that moves a resample's rho by less than 0.0001.
 
     Args:
         left: Shape (l, n), finite.
         right: Shape (t, n), finite.
         cells: Shape (n,), each network's cell in 0..k-1.
         counts: Shape (b, k), at least 0.
+        with_tau: Of how many left and right variables, the first ones, tau is wanted; all if not given.
 
     Returns:
-        Shape (3, l, t, b) in [-1, 1]; NaN where a variable is constant in a resample. A copy is tied with itself, as
-        in a sample with real copies.
+        Shape (3, l, t, b) in [-1, 1]; NaN where a variable is constant in a resample, or tau is not wanted. A copy is
+        tied with itself, as in a sample with real copies.
     """
-    order = np.argsort(cells, kind="stable")
-    # A cell without networks would take its neighbour's first row in reduceat: only those present are summed.
-    present, starts = np.unique(cells[order], return_index=True)
-    left, right, counts = left[:, order], right[:, order], counts[:, present]
-    pearson = _pearson(left, right, starts, counts.astype(np.float64))
-    spearman, untied_left, untied_right = _spearman(left, right, starts, counts)
-    untied = np.sqrt(untied_left)[:, None] * np.sqrt(untied_right)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        kendall = _concordance(left, right, starts, counts.astype(np.float64)) / untied
-    # A constant resample has a variance of 0 only up to rounding, but exactly no untied pair.
-    return np.where(untied > 0, np.clip([pearson, spearman, kendall], -1, 1), np.nan)
+    present, groups = np.unique(cells, return_inverse=True)
+    often = counts[:, present].astype(np.float64)
+    order = np.argsort(groups, kind="stable")
+    starts = np.searchsorted(groups[order], np.arange(len(present)))
+    l, t = with_tau or (len(left), len(right))  # noqa: E741  (l, t, n, k are the shapes everywhere here)
+    found = np.full((3, len(left), len(right), len(counts)), np.nan)
+    with ThreadPoolExecutor(1) as beside:  # numpy lets go of the interpreter while it computes
+        if l and t:
+            tau = beside.submit(lambda: forms_of(np.concatenate([left[:l], right[:t]]), l, groups).tau_b(often))
+        found[0] = _pearson(left[:, order], right[:, order], starts, often)
+        found[1] = _spearman(np.concatenate([left, right]), len(left), groups, often)
+        if l and t:
+            found[2, :l, :t] = tau.result()
+    # A constant resample has a variance of 0 only up to rounding, but exactly no ranks that differ.
+    found[0, np.isnan(found[1])] = np.nan
+    clipped: Floats = np.clip(found, -1, 1)
+    return clipped
 
 
 def scaled(values: Floats) -> Floats:
@@ -79,94 +97,71 @@ def _centred(values: Floats) -> Floats:
     return centred
 
 
-def _spearman(left: Floats, right: Floats, starts: Ints, counts: Ints) -> tuple[Floats, Floats, Floats]:
-    """Spearman's rho, shape (l, t, b), and the weight of untied pairs of each variable, shapes (l, b) and (t, b).
-
-    Sorted once; in a resample the middle rank of a block of ties is the weight below it and half its own.
-
-    """
-    values = np.concatenate([left, right])
-    c, n = values.shape
-    order = np.argsort(values, axis=1, kind="stable")
-    first, last = (_in_each_row(edge, n + 1) for edge in _tie_blocks(values, order))
-    rho, untied = np.empty((len(left), len(right), len(counts))), np.empty((c, len(counts)))
-    step = max(1, VALUES_AT_ONCE // (c * n))
-    taken, low, high = (np.empty((step, c, n)) for _ in range(3))
-    below = np.zeros((step, c, n + 1))
-    for start in range(0, len(counts), step):
-        block = np.repeat(counts[start : start + step], _sizes(starts, n), axis=1).astype(np.float64)
-        m = len(block)
-        np.take(block, order, axis=1, out=taken[:m], mode="clip")
-        np.cumsum(taken[:m], axis=2, out=below[:m, :, 1:])
-        flat = below[:m].reshape(m, -1)
-        for edge, place in ((first, low), (last, high)):
-            np.take(flat, edge, axis=1, out=place[:m].reshape(m, -1), mode="clip")
-        column, total = block[:, :, None], block.sum(axis=1)[:, None, None]
-        untied[:, start : start + m] = (total**2 - high[:m] @ column + low[:m] @ column)[:, :, 0].T
-        # Twice the middle ranks, whose mean is `total`: whole numbers, so that a constant has a variance of exactly 0.
-        ranks = np.add(low[:m], high[:m], out=low[:m])
-        weighted = np.multiply(ranks, block[:, None], out=high[:m])
-        variance = np.einsum("bcn,bcn->bc", weighted, ranks)[:, :, None] - total**3
-        covariance = weighted[:, : len(left)] @ ranks[:, len(left) :].transpose(0, 2, 1) - total**3
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scale = np.sqrt(variance[:, : len(left)]) * np.sqrt(variance[:, len(left) :]).transpose(0, 2, 1)
-            rho[:, :, start : start + m] = (covariance / scale).transpose(1, 2, 0)
-    return rho, untied[: len(left)], untied[len(left) :]
-
-
-def _tie_blocks(values: Floats, order: Ints) -> tuple[Ints, Ints]:
-    """For each value the places, among the sorted values, where those tied with it begin and end; shapes (c, n)."""
-    c, n = values.shape
-    begins, ends = np.empty((c, n), dtype=np.int64), np.empty((c, n), dtype=np.int64)
-    for row in range(c):
-        ordered = values[row, order[row]]
-        begins[row, order[row]] = np.searchsorted(ordered, ordered, side="left")
-        ends[row, order[row]] = np.searchsorted(ordered, ordered, side="right")
-    return begins, ends
-
-
-def _in_each_row(places: Ints, width: int) -> Ints:
-    """Places in the rows of an array of that width, as places in the flat array."""
-    return (places + width * np.arange(len(places))[:, None]).ravel()
-
-
-def _concordance(left: Floats, right: Floats, starts: Ints, counts: Floats) -> Floats:
-    """Sum over pairs of networks of sign(dx) sign(dy) in each resample, shape (l, t, b).
-
-    The sums over pairs of cells, S[i, j] = sign(x_i - x_j), make a quadratic form in the counts.
-    """
-    ranks = np.array([np.unique(row, return_inverse=True)[1] for row in (*left, *right)], dtype=np.float32)
-    found = np.empty((len(left), len(right), len(counts)))
-    for index, forms in enumerate(_forms(ranks, len(left), starts)):
-        for row, form in enumerate(forms):
-            found[row, index] = ((counts @ form) * counts).sum(axis=1)
-    return found
-
-
-def _forms(ranks: Singles, l: int, starts: Ints) -> Floats:  # noqa: E741  (l, t, n, k are the shapes everywhere here)
-    """Shape (t, l, k, k): sums of S_x S_y over the pairs of networks of two cells.
-
-    In blocks of rows and columns, each whole numbers below 2**24, which float32 holds exactly.
+def _spearman(values: Floats, l: int, groups: Ints, counts: Floats) -> Floats:  # noqa: E741
+    """Spearman's rho, shape (l, t, b): in a resample the middle rank of a block of ties is the weight below it and half
+    its own.
 
     Args:
-        ranks: Shape (l + t, n), dense ranks: whole numbers, so that a difference cut to [-1, 1] is its sign.
-        l: How many of the rows are left variables.
-        starts: The first row of each cell.
+        values: Shape (l + t, n).
+        l: How many are left.
+        groups: Shape (n,), in 0..k-1.
+        counts: Shape (b, k).
     """
-    n, k, t = ranks.shape[1], len(starts), len(ranks) - l
-    forms = np.zeros((t, l, k, k))
-    sums = np.empty((t, l, n), dtype=np.float32)
-    step = max(1, VALUES_AT_ONCE // (len(ranks) * ROWS_AT_ONCE))
-    for cell, (begin, end) in enumerate(zip(starts, [*starts[1:], n], strict=True)):
-        for top in range(begin, end, ROWS_AT_ONCE):
-            rows = slice(top, min(end, top + ROWS_AT_ONCE))
-            for near in range(begin, n, step):
-                columns = slice(near, near + step)
-                signs = np.subtract(ranks[:, rows, None], ranks[:, None, columns])
-                np.clip(signs, -1, 1, out=signs)
-                for index in range(t):
-                    np.einsum("lij,ij->lj", signs[:l], signs[l + index], out=sums[index, :, columns])
-            forms[:, :, cell, cell:] += np.add.reduceat(sums[:, :, begin:], starts[cell:] - begin, axis=2)
-    upper = np.triu_indices(k, 1)
-    forms[:, :, upper[1], upper[0]] = forms[:, :, upper[0], upper[1]]
-    return forms
+    c, n = values.shape
+    blocks = np.array([_blocks(each) for each in values])
+    width = int(blocks.max()) + 1
+    k = counts.shape[1]
+    held = np.array([np.bincount(groups * width + each, minlength=k * width).reshape(k, width) for each in blocks])
+    # BLAS is twice as fast in single precision, which holds whole numbers below 2**24 exactly
+    single = (counts @ np.bincount(groups)).max(initial=0) < 2**24
+    held = held.transpose(1, 0, 2).reshape(k, c * width).astype(np.float32 if single else np.float64)
+    places = (blocks + width * np.arange(c)[:, None]).ravel()
+    # sums of products do not fit into single precision, but have its accuracy; blocks of neighbours have less
+    product = np.float32 if single and any(len(np.unique(each)) > width for each in values) else np.float64
+    rho = np.full((l, c - l, len(counts)), np.nan)
+    step = max(1, TABLE_VALUES // (c * width))
+    inner = max(1, VALUES_AT_ONCE // (c * n))
+    for start in range(0, len(counts), step):
+        often = counts[start : start + step]
+        ranks, variance = _ranks(often, held, c)
+        ranks, often = ranks.astype(product), often.astype(product)
+        scale = np.sqrt(variance[:, :l, None]) * np.sqrt(variance[:, None, l:])
+        covariance = np.empty(scale.shape, dtype=product)
+        for low in range(0, len(often), inner):
+            rows = slice(low, low + inner)
+            own = np.take(ranks[rows], places, axis=1, mode="clip").reshape(-1, c, n)
+            weighted = own[:, l:] * np.take(often[rows], groups, axis=1, mode="clip")[:, None]
+            np.matmul(own[:, :l], weighted.transpose(0, 2, 1), out=covariance[rows])
+        found = np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
+        rho[:, :, start : start + step] = found.transpose(1, 2, 0)
+    return rho
+
+
+def _ranks(counts: Floats, held: NDArray[np.floating[Any]], c: int) -> tuple[Floats, Floats]:
+    """Twice the middle rank of each block in each resample, less the mean, shape (b, c * width); and its variance.
+
+    Whole numbers, so that a constant has a variance of exactly 0.
+
+    Args:
+        counts: Shape (b, k).
+        held: Shape (k, c * width), how many networks of a cell are in a block.
+        c: Number of variables.
+    """
+    weights = (counts.astype(held.dtype) @ held).astype(np.float64).reshape(len(counts), c, -1)
+    ranks = np.cumsum(weights, axis=2)
+    total = ranks[:, :1, -1:].copy()
+    ranks *= 2
+    ranks -= weights
+    ranks -= total
+    weights *= ranks
+    return ranks.reshape(len(counts), -1), np.einsum("bcw,bcw->bc", weights, ranks)
+
+
+def _blocks(values: Floats) -> Ints:
+    """Numbers the different values in their order, shape (n,): each its own, or as many neighbours together as it takes
+    to have at most `MAX_BLOCKS`."""
+    different, number = np.unique(values, return_inverse=True)
+    if len(different) <= MAX_BLOCKS:
+        return number.astype(np.int64)
+    smaller = np.searchsorted(np.sort(values), values)  # the same for those that are tied
+    return np.unique(smaller * MAX_BLOCKS // len(values), return_inverse=True)[1].astype(np.int64)

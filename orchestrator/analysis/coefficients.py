@@ -1,4 +1,4 @@
-"""Coefficients with bootstrap intervals, of every measure and target at once."""
+"""Coefficients with bootstrap intervals, and without each method, of every measure and target at once."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from orchestrator.analysis.bootstrap import Floats, Ints, resampled_coefficients
-from orchestrator.analysis.estimates import drawn_units, point_estimates, with_interval
+from orchestrator.analysis.estimates import MIN_NETWORKS, drawn_units, estimates, why_none, with_interval
 from orchestrator.analysis.partial import partial_correlation
-from orchestrator.analysis.results import Coefficient
+from orchestrator.analysis.results import Coefficient, Sensitivity
 from orchestrator.analysis.rows import cell_numbers
+from orchestrator.analysis.sensitivity import leave_one_method_out
 
 CONTROL = "robust_loss_train"
 """What partial correlations hold: a network that fits its training images less has a smaller gap for that alone."""
@@ -21,19 +22,20 @@ Key = tuple[str, str]
 
 
 @dataclass(frozen=True)
-class Five:
-    """The coefficients of a pair that have an interval."""
+class Coefficients:
+    """Of a pair: those that have an interval, and what they are without each method."""
 
     pearson: Coefficient
     spearman: Coefficient
     kendall: Coefficient
     partial_pearson: Coefficient
     partial_spearman: Coefficient
+    sensitivity: Sensitivity
 
 
 def coefficients_of(
     rows: pd.DataFrame, measures: Sequence[str], targets: Sequence[str], *, resamples: int, level: float, seed: int
-) -> dict[Key, Five]:
+) -> dict[Key, Coefficients]:
     """Pearson, Spearman, Kendall, and Pearson and Spearman given the training robust loss, of every pair.
 
     Pairs that use the same rows are resampled together, and share their draws.
@@ -54,6 +56,7 @@ def coefficients_of(
     partial: dict[Hashable, list[Key]] = {}
     masks: dict[Hashable, Any] = {}
     found: dict[Key, list[Coefficient]] = {}
+    sensitivities: dict[Key, Sensitivity] = {}
     for target in targets:
         for measure in measures:
             key = measure, target
@@ -73,10 +76,13 @@ def coefficients_of(
         drawn = drawn_units(cell_numbers(rows[used]), resamples, seed)
         samples = _Samples.of(rows[used], plain.get(mask, []), partial.get(mask, []), drawn, level)
         for key in plain.get(mask, []):
-            found[key][:3] = samples.plain(*key)
+            found[key][:3], sensitivities[key] = samples.plain(*key), samples.sensitivity(*key)
         for key in partial.get(mask, []):
             found[key][3:] = samples.partial(*key)
-    return {key: Five(*values) for key, values in found.items()}
+    return {
+        key: Coefficients(pearson, spearman, kendall, partial_pearson, partial_spearman, sensitivities[key])
+        for key, (pearson, spearman, kendall, partial_pearson, partial_spearman) in found.items()
+    }
 
 
 def _no_partial(measure: str, target: str, used: Any) -> str | None:
@@ -90,28 +96,44 @@ def _no_partial(measure: str, target: str, used: Any) -> str | None:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Some rows, and the coefficients of their resamples by left and right column."""
+    """Some rows, the coefficients of all of them and without each method, and those of their resamples."""
 
     rows: pd.DataFrame
     units: int
     level: float
+    methods: tuple[str, ...]
+    networks: tuple[int, ...]
+    """How many are left without each method."""
+    points: Mapping[Key, Floats]
+    """By left and right column; shape (3, 1 + methods): of all networks, then without each method."""
     values: Mapping[Key, Floats]
-    """Shape (3, b) each."""
+    """Of resamples, shape (3, b); nothing where there is one cell."""
 
     @classmethod
     def of(
         cls, rows: pd.DataFrame, plain: Sequence[Key], partial: Sequence[Key], drawn: tuple[Ints, Ints], level: float
     ) -> "_Samples":
-        keys = [*plain, *partial]
         control = [CONTROL] if partial else []
-        left, right = (list(dict.fromkeys([*(key[side] for key in keys), *control])) for side in (0, 1))
+        left, right = (list(dict.fromkeys([*(key[side] for key in (*plain, *partial)), *control])) for side in (0, 1))
+        # tau is not wanted of the pairs that are there for a partial correlation alone
+        with_tau = len({key[0] for key in plain}), len({key[1] for key in plain})
+        x, y = (rows[names].to_numpy().T for names in (left, right))
+        number, methods = pd.factorize(rows["method_name"].astype(str))
+        points = estimates(x, y, number.astype(np.int64), with_tau=with_tau)
         units, counts = drawn
-        values: dict[Key, Floats] = {}
-        if len(rows) >= 3 and counts.shape[1] > 1:
-            x, y = (rows[names].to_numpy().T for names in (left, right))
-            samples = resampled_coefficients(x, y, units, counts)
-            values = {(a, b): samples[:, i, j] for i, a in enumerate(left) for j, b in enumerate(right)}
-        return cls(rows, counts.shape[1], level, values)
+        samples = None
+        if len(rows) >= MIN_NETWORKS and counts.shape[1] > 1:
+            samples = resampled_coefficients(x, y, units, counts, with_tau=with_tau)
+        places = {(a, b): (i, j) for i, a in enumerate(left) for j, b in enumerate(right)}
+        return cls(
+            rows,
+            counts.shape[1],
+            level,
+            tuple(map(str, methods)),
+            tuple((len(rows) - np.bincount(number, minlength=len(methods))).tolist()),
+            {key: points[:, i, j] for key, (i, j) in places.items()},
+            {} if samples is None else {key: samples[:, i, j] for key, (i, j) in places.items()},
+        )
 
     def plain(self, measure: str, target: str) -> list[Coefficient]:
         """All three coefficients of a pair, with their intervals."""
@@ -123,7 +145,7 @@ class _Samples:
     def partial(self, measure: str, target: str) -> list[Coefficient]:
         """Pearson and Spearman given the control."""
         found = []
-        for key in ((measure, target), (measure, CONTROL), (target, CONTROL)):
+        for key in ((measure, target), (measure, CONTROL), (CONTROL, target)):
             values = self.estimates(*key)
             if isinstance(values, str):
                 return [Coefficient(None, reason=values)] * 2
@@ -138,12 +160,20 @@ class _Samples:
             coefficients.append(self.with_interval(float(value), at, (measure, target), controlled=True))
         return coefficients
 
+    def sensitivity(self, measure: str, target: str) -> Sensitivity:
+        """What the coefficients of a pair are without each method."""
+        values = self.estimates(measure, target)
+        if isinstance(values, str) or not math.isfinite(values[2]):
+            return Sensitivity(None, reason=values if isinstance(values, str) else UNTELLABLE)
+        return leave_one_method_out(self.methods, self.networks, self.points[measure, target][:, 1:], values[2])
+
     def estimates(self, measure: str, target: str) -> tuple[float, float, float] | str:
         """The coefficients of the rows, or why there are none, in the columns' names."""
-        values = point_estimates(self.rows[measure].to_numpy(), self.rows[target].to_numpy())
-        if isinstance(values, str):
-            return values.replace("the measure", measure).replace("the target", target)
-        return values
+        reason = why_none(self.rows[measure].to_numpy(), self.rows[target].to_numpy())
+        if reason:
+            return reason.replace("the measure", measure).replace("the target", target)
+        pearson, spearman, kendall = self.points[measure, target][:, 0].tolist()
+        return pearson, spearman, kendall
 
     def with_interval(self, value: float, at: int, key: Key, controlled: bool = False) -> Coefficient:
         """The coefficient number `at` of a pair, with the interval that its resamples give."""

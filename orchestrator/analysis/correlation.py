@@ -13,7 +13,7 @@ import pandas as pd
 
 from orchestrator.analysis.axes import varied_axes
 from orchestrator.analysis.bootstrap import Ints
-from orchestrator.analysis.coefficients import CONTROL, Five, coefficients_of
+from orchestrator.analysis.coefficients import CONTROL, Coefficients, coefficients_of
 from orchestrator.analysis.estimates import point_estimates
 from orchestrator.analysis.granulated import Groups, granulated, groups_along
 from orchestrator.analysis.notes import notes_on
@@ -22,7 +22,6 @@ from orchestrator.analysis.results import (
     CorrelationResult,
     Pair,
     PValue,
-    Sensitivity,
     Spread,
 )
 from orchestrator.analysis.rows import (
@@ -38,7 +37,6 @@ from orchestrator.analysis.rows import (
     measure_columns,
     usable_rows,
 )
-from orchestrator.analysis.sensitivity import leave_one_method_out
 from orchestrator.analysis.sign_error import (
     MIN_EFFECTIVE,
     Comparisons,
@@ -213,11 +211,11 @@ def _pair(
     rows: pd.DataFrame,
     measure: str,
     target: str,
-    coefficients: Five,
+    coefficients: Coefficients,
     grid: _Grid,
     compared: Comparisons,
 ) -> Pair:
-    """One measure against one target, from its five coefficients on."""
+    """One measure against one target, from its coefficients on."""
     all_x, all_y = rows[measure].to_numpy(), rows[target].to_numpy()
     used = np.isfinite(all_x) & np.isfinite(all_y)
     x, y, cells = all_x[used], all_y[used], grid.cells[used]
@@ -231,9 +229,6 @@ def _pair(
         p=PValue(None, reason=reason) if tau is None else cell_permutation_test(x, y, cells),
         granulated=granulated(all_x, all_y, grid.along),
         sign_error=robust_sign_error(all_x, grid.environments, compared, grid.min_effective),
-        sensitivity=Sensitivity(None, reason=reason)
-        if tau is None
-        else leave_one_method_out(x, y, rows["method_name"][used].astype(str).tolist(), tau),
     )
 
 

@@ -6,10 +6,12 @@ import numpy as np
 from scipy import stats
 
 from orchestrator.analysis.bootstrap import Floats, Ints, scaled
+from orchestrator.analysis.concordance import forms_of
 from orchestrator.analysis.results import Coefficient
 
 ROUNDING = 1e-12
 """Relative differences below this are taken for the rounding of float64."""
+MIN_NETWORKS = 3
 MAX_UNITS = 250
 """More cells than this are drawn in so many groups of whole cells."""
 ONE_SIGMA = float(stats.norm.cdf(-1))
@@ -21,13 +23,68 @@ def point_estimates(x: Floats, y: Floats) -> tuple[float, float, float] | str:
 
     One of the three is NaN where floating point cannot tell it.
     """
-    if len(x) < 3:
-        return f"{len(x)} usable {'network' if len(x) == 1 else 'networks'}, and at least 3 are needed"
+    if reason := why_none(x, y):
+        return reason
+    pearson, spearman, kendall = estimates(x[None], y[None])[:, 0, 0, 0]
+    return float(pearson), float(spearman), float(kendall)
+
+
+def why_none(x: Floats, y: Floats) -> str | None:
+    """Why two arrays of shape (n,) have no coefficients, if they have none."""
+    if len(x) < MIN_NETWORKS:
+        return f"{len(x)} usable {'network' if len(x) == 1 else 'networks'}, and at least {MIN_NETWORKS} are needed"
     for values, which in ((x, "the measure"), (y, "the target")):
         if is_constant(values):
             return f"{which} has one and the same value in all {len(x)} networks"
-    pearson = float(stats.pearsonr(scaled(x), scaled(y)).statistic)
-    return pearson, float(stats.spearmanr(x, y).statistic), float(stats.kendalltau(x, y).statistic)
+    return None
+
+
+def estimates(
+    left: Floats, right: Floats, groups: Ints | None = None, *, with_tau: tuple[int, int] | None = None
+) -> Floats:
+    """Pearson r, Spearman rho and Kendall tau-b of every left with every right variable: of all networks, and of all
+    but one group.
+
+    Args:
+        left: Shape (l, n), finite.
+        right: Shape (t, n), finite.
+        groups: Shape (n,), each network's group in 0..g-1, none of which is empty; no group is left out if not given.
+        with_tau: Of how many left and right variables, the first ones, tau is wanted; all if not given.
+
+    Returns:
+        Shape (3, l, t, 1 + g) in [-1, 1]: of all networks, then without each group. NaN where there is no coefficient,
+        for a reason that `why_none` gives, or where floating point cannot tell it.
+    """
+    values = np.concatenate([left, right])
+    l, n = left.shape  # noqa: E741
+    members = np.zeros(n, dtype=np.int64) if groups is None else groups
+    kept = [np.ones(n, dtype=np.bool_)]
+    if groups is not None:
+        kept += [groups != group for group in range(int(groups.max(initial=-1)) + 1)]
+    found = np.full((3, l, len(right), len(kept)), np.nan)
+    for index, chosen in enumerate(kept):
+        some = values[:, chosen]
+        if some.shape[1] < MIN_NETWORKS:
+            continue
+        varied = np.array([not is_constant(row) for row in some])
+        pairs = np.outer(varied[:l], varied[l:])
+        found[0, :, :, index] = np.where(pairs, _linear(np.array([scaled(row) for row in some]), l), np.nan)
+        found[1, :, :, index] = np.where(pairs, _linear(stats.rankdata(some, axis=1), l), np.nan)
+    a, b = with_tau or (l, len(right))
+    if n >= MIN_NETWORKS and a and b:
+        forms = forms_of(np.concatenate([left[:a], right[:b]]), a, members)
+        counts = np.ones((1, 1)) if groups is None else 1 - np.eye(len(kept), len(kept) - 1, -1)
+        found[2, :a, :b] = np.where(np.isnan(found[1, :a, :b]), np.nan, forms.tau_b(counts))
+    return found
+
+
+def _linear(values: Floats, l: int) -> Floats:  # noqa: E741
+    """Pearson r of every one of the first l variables with every other; NaN where a variance is nothing or rounding."""
+    centred = values - values.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    r: Floats = np.clip(unit[:l] @ unit[l:].T, -1, 1)
+    return r
 
 
 def drawn_units(cells: Ints, resamples: int, seed: int) -> tuple[Ints, Ints]:

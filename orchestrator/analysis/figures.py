@@ -27,6 +27,11 @@ LEGEND_ROWS = 16
 LEGEND_LETTERS = 34
 AXES_INCHES = (4.6, 3.6)
 GAP_INCHES = 0.15
+MAX_SINGLE = 2000
+"""So many networks can be told apart: more have no error bars, which would cover them, and are one bitmap between the
+axes and the text of an SVG, which browsers would else show only after seconds."""
+DPI = 150
+"""Of PNGs, and of bitmaps in SVGs."""
 CELL_LINES = "cells"
 """The id, in the figure and in the SVG, of the lines that join the seeds of a cell."""
 
@@ -65,8 +70,8 @@ def save(figure: "Figure", data: pd.DataFrame, path_without_suffix: Path) -> lis
     paths[0].parent.mkdir(parents=True, exist_ok=True)
     # Fixed ids and no date: the same data give the same files.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "flatsweep"}):
-        figure.savefig(paths[0], dpi=150, bbox_inches="tight", pad_inches=0.08)
-        figure.savefig(paths[1], bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
+        figure.savefig(paths[0], dpi=DPI, bbox_inches="tight", pad_inches=0.08)
+        figure.savefig(paths[1], dpi=DPI, bbox_inches="tight", pad_inches=0.08, metadata={"Date": None})
     data.to_csv(paths[2], index=False)
     return paths
 
@@ -140,7 +145,7 @@ def points(
     regularizers: Sequence[str],
     scale: float = 1.0,
 ) -> None:
-    """Lines within cells, error bars, and the points on top, which alone are drawn strong.
+    """Lines within cells, error bars up to `MAX_SINGLE` networks, and the points on top, which alone are drawn strong.
 
     Args:
         axes: Where.
@@ -154,16 +159,18 @@ def points(
     from matplotlib.collections import LineCollection
 
     by_method = dict(zip(methods, colours(len(methods)), strict=True))
-    segments, line_colours = [], []
-    for (method, *_), cell in rows.groupby(list(GROUP), sort=False):
-        if len(cell) > 1:
-            # Along the measure: in order of seeds the line would run to and fro.
-            segments.append(cell.sort_values([measure, target])[[measure, target]].to_numpy())
-            line_colours.append(by_method[str(method)])
+    # Along the measure: in order of seeds a line would run to and fro.
+    cells = rows.groupby(list(GROUP), sort=False).ngroup().to_numpy()
+    x, y = rows[measure].to_numpy(), rows[target].to_numpy()
+    along = np.lexsort((y, x, cells))
+    _, begins = np.unique(cells[along], return_index=True)
+    lines = [line for line in np.split(along, begins[1:]) if len(line) > 1]
+    segments = [np.stack([x[line], y[line]], axis=1) for line in lines]
+    line_colours = [by_method[str(rows["method"].iat[line[0]])] for line in lines]
     axes.add_collection(
         LineCollection(segments, colors=line_colours, linewidths=0.8, alpha=0.6, zorder=2, gid=CELL_LINES)
     )
-    for method, group in rows.groupby("method", sort=False):
+    for method, group in rows.groupby("method", sort=False) if len(rows) <= MAX_SINGLE else ():
         x_error, y_error = (_error(group, name) for name in (measure, target))
         if x_error is not None or y_error is not None:
             style: dict[str, Any] = {"fmt": "none", "elinewidth": 0.7, "capsize": 1.5, "alpha": 0.55, "zorder": 3}
@@ -187,6 +194,9 @@ def points(
                 zorder=4,
                 **(solid if checkpoint == "last" else hollow),
             )
+    if len(rows) > MAX_SINGLE:
+        for artist in (*axes.collections, *axes.lines):
+            artist.set_rasterized(True)
     axes.margins(0.07)
 
 
@@ -266,6 +276,8 @@ def _title(rows: pd.DataFrame, labels: pd.DataFrame, measure: str, target: str) 
     absent = len(labels) - len(rows)
     values = point_estimates(rows[measure].to_numpy(), rows[target].to_numpy())
     lines = [f"n = {len(rows)} networks in {cells} cells" + (f", {absent} without both values" if absent else "")]
+    if len(rows) > MAX_SINGLE and {f"{measure}_se", f"{target}_se"} & set(rows):
+        lines[0] += ", standard errors not drawn"
     if isinstance(values, str):
         lines.append("no correlation: " + values.replace("the measure", measure).replace("the target", target))
     else:

@@ -99,18 +99,18 @@ def usable_rows(table: pd.DataFrame, columns: Sequence[str]) -> tuple[pd.DataFra
         raise UserError(f"the table of trials lacks the column '{missing[0]}': it needs {', '.join(LABELS)}")
     labels = table[list(LABELS)].copy()
     absent_values = {"trial_id": "", "checkpoint": "last", "method": "", "regularizer": "none", "setting": ""}
-    for name, absent in absent_values.items():
-        labels[name] = labels[name].astype(object).where(labels[name].notna(), absent).astype(str)
+    for name, instead in absent_values.items():
+        labels[name] = labels[name].astype(object).where(labels[name].notna(), instead).astype(str)
     left_out = []
-    names = who(labels)
     kept: dict[str, Floats] = {}
     for name in columns:
         values = numbers(table, name)
-        for index in np.flatnonzero(~np.isfinite(values)):
-            left_out.append(LeftOut(*names[index], name, "missing" if np.isnan(values[index]) else "infinite"))
+        absent = np.flatnonzero(~np.isfinite(values))
+        for names, value in zip(who(labels.iloc[absent]), values[absent], strict=True):
+            left_out.append(LeftOut(*names, name, "missing" if np.isnan(value) else "infinite"))
         kept[name] = np.where(np.isfinite(values), values, np.nan)
     again = labels[["trial_id", "checkpoint"]].duplicated().to_numpy()
-    left_out += [LeftOut(*names[index], None, "a second row of this network") for index in np.flatnonzero(again)]
+    left_out += [LeftOut(*names, None, "a second row of this network") for names in who(labels[again])]
     rows = pd.concat([labels, pd.DataFrame(kept, index=labels.index)], axis=1)
     return rows[~again].reset_index(drop=True), left_out
 

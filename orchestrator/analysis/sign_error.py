@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy import special
 
-from orchestrator.analysis.axes import Axis, order, others_equal
+from orchestrator.analysis.axes import Axis, others_equal
 from orchestrator.analysis.bootstrap import Floats, Ints
 from orchestrator.analysis.results import SignError
 from orchestrator.analysis.rows import count
@@ -23,6 +24,7 @@ TRUSTED = 0.5
 """A pair whose order is real with a smaller probability has no weight."""
 ROUNDING = 1e-9
 SQRT2 = math.sqrt(2)
+Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -46,17 +48,26 @@ class Environments:
 
 @dataclass(frozen=True)
 class Comparisons:
-    """The pairs of networks whose targets differ beyond the noise, and what each counts."""
+    """The pairs of networks whose targets differ beyond the noise, and what each counts; made once for all measures."""
 
     noise: Literal["hoeffding", "normal", "none"]
-    environment: Ints
-    """Shape (q,)."""
+    """Where the weights come from."""
     i: Ints
+    """Shape (q,), sorted by environment."""
     j: Ints
+    """Shape (q,): each has the larger target, or the same."""
     weights: Floats
     """Shape (q,), in (0, 0.5] with noise, else 1."""
-    signs: Floats
-    """Shape (q,), which of the two targets is larger."""
+    tied: Mask | None
+    """Shape (q,), where both targets are the same; None where that is nowhere."""
+    begins: Ints
+    """Where the pairs of each environment that has some begin."""
+    present: Ints
+    """The numbers of these environments."""
+    total: Floats
+    """Of their weights, shape (present,)."""
+    squares: Floats
+    """Likewise, of their squares."""
 
 
 def environments(
@@ -89,15 +100,24 @@ def environments(
                     nothing = np.zeros(0, dtype=np.int64)
                     return Environments(lambda _: "", 0, nothing, nothing, nothing, too_small, largest, reason)
                 described.append((axis, int(a[0]), int(b[0])))
-                blocks.append((np.repeat(a, len(b)), np.tile(b, len(a))))
-    number = np.repeat(np.arange(len(blocks)), [len(i) for i, _ in blocks]).astype(np.int64)
-    blocks.append((np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)))
-    i, j = (np.concatenate([block[side] for block in blocks]) for side in (0, 1))
+                blocks.append((a, b))
+    number, i, j = _all_with_all(blocks)
 
     def name(index: int) -> str:
         return _name(rows, axes, *described[index])
 
     return Environments(name, len(described), number, i, j, too_small, largest)
+
+
+def _all_with_all(blocks: Sequence[tuple[Ints, Ints]]) -> tuple[Ints, Ints, Ints]:
+    """The number of the block, and both places, of every pair of a row of its first setting with one of its second."""
+    nothing = np.zeros(0, dtype=np.int64)
+    first, second = (np.concatenate([nothing, *(block[side] for block in blocks)]) for side in (0, 1))
+    a, b = (np.array([len(block[side]) for block in blocks], dtype=np.int64) for side in (0, 1))
+    number = np.repeat(np.arange(len(blocks)), a * b)
+    place = np.arange(len(number)) - np.repeat(np.cumsum(a * b) - a * b, a * b)
+    begins_a, begins_b, width = (each[number] for each in (np.cumsum(a) - a, np.cumsum(b) - b, b))
+    return number, first[begins_a + place // width], second[begins_b + place % width]
 
 
 def _settings(group: Ints, value: Ints) -> list[list[Ints]]:
@@ -137,8 +157,19 @@ def comparisons(y: Floats, found: Environments, examples: float | None, errors: 
         noise = "normal"
         weights = special.erf(half / errors[found.i] / SQRT2) * special.erf(half / errors[found.j] / SQRT2) - TRUSTED
     counts = np.isfinite(half) & (weights > 0)
-    environment, i, j = (each[counts] for each in (found.environment, found.i, found.j))
-    return Comparisons(noise, environment, i, j, weights[counts], order(y[i], y[j]))
+    weights, one, other = weights[counts], found.i[counts], found.j[counts]
+    falls = y[one] > y[other]
+    i, j = np.where(falls, other, one), np.where(falls, one, other)
+    tied = y[i] == y[j]
+    present, begins = np.unique(found.environment[counts], return_index=True)
+    total, squares = _sums(weights, begins), _sums(weights**2, begins)
+    return Comparisons(noise, i, j, weights, tied if tied.any() else None, begins, present, total, squares)
+
+
+def _sums(values: Floats, begins: Ints) -> Floats:
+    """Of values that are sorted by environment, for each environment."""
+    sums: Floats = np.add.reduceat(values, begins) if len(begins) else np.zeros(0)
+    return sums
 
 
 def examples_behind(rows: pd.DataFrame, target: str) -> float | None:
@@ -179,19 +210,14 @@ def robust_sign_error(
     """
     if found.reason:
         return SignError(None, noise=compared.noise, reason=found.reason)
-    one, other = x[compared.i], x[compared.j]
-    w = np.where(np.isfinite(one) & np.isfinite(other), compared.weights, 0)
-    wrong = (1 - order(one, other) * compared.signs) / 2
-    total, squares, errors = (
-        np.bincount(compared.environment, values, found.number) for values in (w, w**2, w * wrong)
-    )
+    total, squares, errors = _weighted(x, compared)
     some = total > 0
     effective, errors = (
-        np.divide(top, bottom, out=np.zeros(found.number), where=some)
+        np.divide(top, bottom, out=np.zeros(len(total)), where=some)
         for top, bottom in ((total**2, squares), (errors, total))
     )
     kept = some & (effective >= min_effective * (1 - ROUNDING))
-    dropped = found.too_small + int((~kept).sum())
+    dropped = found.too_small + found.number - int(kept.sum())
     if not kept.any():
         return SignError(None, dropped=dropped, noise=compared.noise, reason=_why_none(found, min_effective))
     worst = int(np.flatnonzero(kept)[np.argmax(errors[kept])])
@@ -201,8 +227,27 @@ def robust_sign_error(
         environments=int(kept.sum()),
         dropped=dropped,
         noise=compared.noise,
-        worst=found.name(worst),
+        worst=found.name(int(compared.present[worst])),
     )
+
+
+def _weighted(x: Floats, compared: Comparisons) -> tuple[Floats, Floats, Floats]:
+    """Sums over the pairs of each environment: of weights, of their squares, and of those that x orders wrongly.
+
+    Orders are those of numbers of x's different values, which are short, and half for a tie.
+    """
+    known = np.isfinite(x)
+    number = np.unique(np.where(known, x, 0), return_inverse=True)[1].astype(np.int32)
+    one, other = number[compared.i], number[compared.j]
+    wrong = (one > other) * compared.weights
+    ties = one == other if compared.tied is None else (one == other) | compared.tied
+    wrong[ties] = compared.weights[ties] / 2
+    if known.all():
+        return compared.total, compared.squares, _sums(wrong, compared.begins)
+    w = compared.weights * (known[compared.i] & known[compared.j])
+    sums = (_sums(values, compared.begins) for values in (w, w**2, np.where(w > 0, wrong, 0)))
+    total, squares, errors = sums
+    return total, squares, errors
 
 
 def _why_none(found: Environments, min_effective: float) -> str:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -32,7 +33,9 @@ def cell_permutation_test(x: Floats, y: Floats, cells: Ints) -> PValue:
 
     Source: Kendall, Rank Correlation Methods (1970), chapter 5.
     """
-    means_x, means_y = (_means(values, cells) for values in (x, y))
+    means_x, means_y = (
+        _means(values.astype(np.float64).tobytes(), cells.astype(np.int64).tobytes()) for values in (x, y)
+    )
     k = len(means_x)
     if k < 3:
         return PValue(None, reason=f"{k} {'cell' if k == 1 else 'cells'}, and at least 3 are needed")
@@ -66,10 +69,11 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def _means(values: Floats, cells: Ints) -> Floats:
+@lru_cache(maxsize=256)  # of each of many measures with each of many targets
+def _means(values: bytes, cells: bytes) -> Floats:
     """The mean of every cell, scaled so that no sum overflows, and rounded, so that equal cells have equal means."""
-    _, place = np.unique(cells, return_inverse=True)
-    means = np.bincount(place, scaled(values)) / np.bincount(place)
+    _, place = np.unique(np.frombuffer(cells, dtype=np.int64), return_inverse=True)
+    means = np.bincount(place, scaled(np.frombuffer(values))) / np.bincount(place)
     return np.asarray([float(f"{mean:.12g}") for mean in means])
 
 

@@ -57,8 +57,34 @@ def test_sizes_of_blocks_change_nothing(monkeypatch):
     cells, counts = np.arange(60) // 3, generator.multinomial(20, np.full(20, 0.05), size=50)
     whole = resampled_coefficients(left, right, cells, counts)
     monkeypatch.setattr(bootstrap, "VALUES_AT_ONCE", 100)
-    monkeypatch.setattr(bootstrap, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(bootstrap, "TABLE_VALUES", 500)
     np.testing.assert_allclose(resampled_coefficients(left, right, cells, counts), whole, rtol=1e-12)
+
+
+def test_ranks_of_blocks_of_neighbours_are_nearly_the_ranks(monkeypatch):
+    """With 64 blocks in place of the 1,024 of large tables: far from what the resamples differ by."""
+    generator = np.random.default_rng(0)
+    common = generator.normal(size=1500)
+    left, right = common + generator.normal(size=(2, 1500)), common + generator.normal(size=(1, 1500))
+    right[0, :300] = right[0, 0]  # ties are never parted
+    cells, counts = np.arange(1500) // 5, generator.multinomial(300, np.full(300, 1 / 300), size=50)
+    monkeypatch.setattr(bootstrap, "MAX_BLOCKS", 10**6)
+    exact = resampled_coefficients(left, right, cells, counts)
+    monkeypatch.setattr(bootstrap, "MAX_BLOCKS", 64)
+    coarse = resampled_coefficients(left, right, cells, counts)
+    np.testing.assert_array_equal(coarse[[0, 2]], exact[[0, 2]])
+    assert 0 < np.abs(coarse[1] - exact[1]).max() < 0.01
+    np.testing.assert_allclose(coarse[1].std(axis=-1), exact[1].std(axis=-1), rtol=0.02)
+
+
+def test_tau_is_left_out_where_it_is_not_wanted():
+    left, right = np.random.default_rng(0).normal(size=(2, 3, 30))
+    cells, counts = np.arange(30) // 3, np.ones((1, 10), dtype=int)
+    whole = resampled_coefficients(left, right, cells, counts)
+    some = resampled_coefficients(left, right, cells, counts, with_tau=(2, 1))
+    np.testing.assert_array_equal(some[:2], whole[:2])
+    np.testing.assert_array_equal(some[2, :2, :1], whole[2, :2, :1])
+    assert np.isnan(some[2, 2:]).all() and np.isnan(some[2, :, 1:]).all()
 
 
 def test_whole_cells_are_drawn():
