@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all lint format bench audit sbom lock clean
+.PHONY: install demo results test test-all lint format bench audit sbom lock image clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -62,9 +62,21 @@ sbom: $(STAMP)
 		--output-reproducible --output-format JSON --output-file build/sbom.json
 
 # --no-emit-index-url: the lock holds names, versions and hashes, but not where they were found.
+COMPILE := pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
+
+# The image gets the versions that the tests ran with, without what only development needs.
 lock: $(STAMP)
-	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
-		--no-header --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	$(UV) $(COMPILE) --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	$(UV) $(COMPILE) --extra postgres --extra s3 --extra server --constraint requirements.lock --upgrade pyproject.toml \
+		--output-file docker/requirements.lock
+	$(UV) $(COMPILE) --upgrade docker/build.in --output-file docker/build.lock
+
+# For machines without GPU; `make image VARIANT=gpu` for those with. ENGINE may be podman.
+ENGINE ?= docker
+VARIANT ?= cpu
+image:
+	$(ENGINE) build -f docker/Dockerfile --build-arg VARIANT=$(VARIANT) --build-arg COMMIT=$$(git rev-parse HEAD) \
+		-t flatsweep:0.1.0-$(VARIANT) .
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
