@@ -25,7 +25,8 @@ from workers import layout
 from workers.journal import Record
 from workers.storage import Folder
 
-SEEDS, VARIANTS, REGULARIZERS = 5, 20, 10
+SEEDS, CELLS = 5, 200
+"""Of each learning rate: 20 variants of methods with 10 regularizers."""
 FIRST_MS = 1_700_000_000_000
 ROWS_AT_ONCE = 50_000
 EXAMPLES = 1000
@@ -33,7 +34,7 @@ EXAMPLES = 1000
 GAP, FLATNESS = "robust_loss_gap", "average_flatness_xi0.5"
 MEASURES = (
     *("robustness", "average_flatness", "worst_flatness", "adaptive_sharpness", "wci", "relative_flatness"),
-    *("norms", "margins", "landscape"),
+    *("norms", "boundary_thickness", "input_landscape"),
 )
 
 
@@ -49,7 +50,7 @@ def large_sweep(runs: int, spare: int, storage: str, uri: str | None) -> Sweep:
     ]
     noises = [{"name": "label_noise", "rate": rate / 10} for rate in range(1, 5)]
     decays = [{"name": "weight_decay", "value": 10.0**-power} for power in range(2, 7)]
-    rates = [0.01 * (1 + index) for index in range(-(-(runs + spare) // (SEEDS * VARIANTS * REGULARIZERS)))]
+    rates = [0.01 * (1 + index) for index in range(-(-(runs + spare) // (SEEDS * CELLS)))]
     made = {
         "name": "large",
         "grid": {"methods": methods, "regularizers": ["none", *noises, *decays], "seeds": list(range(SEEDS))},
@@ -127,10 +128,7 @@ def add(store: Store, made: Sweep, trials: Sequence[Trial], parent: str, draw: r
 
 
 def leave_folders(made: Sweep, trials: Sequence[Trial]) -> None:
-    """The files by whose names a plan knows that a trial has finished, all of them empty, and the sweep file."""
-    folder = Folder(made.storage) / made.name
-    folder.write(SWEEP_FILE, made.model_dump_json().encode())
-    folder.write(TEXT_FILE, b"# made by benchmarks/large_sweep.py\n")
+    """The files by whose names a plan knows that a trial has finished, all of them empty."""
     results = [layout.result_name(measure, made.evaluation.seed) for measure in made.evaluation.measures]
     for trial in trials:
         place = Path(made.storage) / made.name / trial.trial_id
@@ -140,3 +138,10 @@ def leave_folders(made: Sweep, trials: Sequence[Trial]) -> None:
         (place / layout.CHECKPOINTS / layout.checkpoint_name(trial.training.epochs, 0, "0" * 64)).touch()
         for name in results:
             (place / layout.MEASURES / name).touch()
+
+
+def recorded_as(made: Sweep) -> None:
+    """Leaves the sweep file that commands find by the sweep's name."""
+    folder = Folder(made.storage) / made.name
+    folder.write(SWEEP_FILE, made.model_dump_json().encode())
+    folder.write(TEXT_FILE, b"# made by benchmarks/large_sweep.py\n")
