@@ -56,13 +56,13 @@ class Clocks:
 
 
 def command(name: str, place: str, uri: str | None) -> None:
-    """A whole `flatsweep` command on the sweep in a folder."""
+    """A whole `flatsweep` command, run where no file or folder has the sweep's name."""
     start = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
     tracking = ["--tracking-uri", uri] if uri else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     subprocess.run(
         [*start, name, "large", "--storage", place, *tracking],
-        check=True, stdout=subprocess.DEVNULL, cwd=place, env=environment,
+        check=True, stdout=subprocess.DEVNULL, cwd=f"{place}/large", env=environment,
     )  # fmt: skip
 
 
