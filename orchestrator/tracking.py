@@ -227,6 +227,17 @@ class Store:
             return False
         return all(self._counts(_with_ids(ids), len(ids)) for ids in _parts(run_ids))
 
+    def confirms(self, sweep_name: str, runs: Sequence[TrialRun]) -> bool:
+        """Whether the trial runs of a sweep are just these, each now with this status, state, evaluation and class of
+        error; what they hold is not fetched."""
+        if not self._counts(_query(sweep_name, "trial"), len(runs)):
+            return False
+        alike: dict[str, list[str]] = {}
+        for run in runs:
+            alike.setdefault(_like(run), []).append(run.run_id)
+        parts = [(query, ids) for query, all_ids in alike.items() for ids in _parts(all_ids)]
+        return all(self._counts(f"{query} and {_with_ids(ids)}", len(ids)) for query, ids in parts)
+
     def _counts(self, query: str, count: int) -> bool:
         """Whether exactly `count` runs match: a page of two that begins with the last of them holds just one.
 
@@ -409,6 +420,13 @@ def _query(sweep_name: str, kind: str) -> str:
     if not NAME_PATTERN.fullmatch(sweep_name):
         raise ValueError(f"{sweep_name!r} is not a sweep's name")
     return f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.kind` = '{kind}'"
+
+
+def _like(run: TrialRun) -> str:
+    """What runs are asked for that stand as this one does. The store cannot be asked for an absent tag."""
+    tags = {name: run.tags.get(name) for name in ("state", "evaluation_id", "error_class")}
+    parts = [f"tags.`flatsweep.{name}` = '{text}'" for name, text in tags.items() if text]
+    return " and ".join([f"attributes.status = '{run.status}'", *parts])
 
 
 def _parts(run_ids: Sequence[str]) -> list[Sequence[str]]:
