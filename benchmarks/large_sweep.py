@@ -18,6 +18,7 @@ from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, Sq
 from orchestrator.recorded import SWEEP_FILE, TEXT_FILE
 from orchestrator.sink import CHANGED, RunSink
 from orchestrator.spec.base import flatten
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.tracking import Store
 from orchestrator.versions import git_commit, source_tags
@@ -67,7 +68,7 @@ def values(made: Sweep, trial: Trial, draw: random.Random) -> dict[str, float]:
     of_cell = random.Random(trial.label().rpartition("|")[0] + repr(trial.training.optimizer))
     common = of_cell.gauss(0, 1)
     found: dict[str, float] = {}
-    for key in (key for measure in made.evaluation.measures for key in measure.keys()):  # noqa: SIM118
+    for key in value_keys(made.evaluation.measures):
         value = math.exp((common + of_cell.gauss(0, 1) + 0.3 * draw.gauss(0, 1)) / 2)
         found[key] = round(EXAMPLES * value / (1 + value)) / EXAMPLES if "_error_" in key else value
     for key in found:
