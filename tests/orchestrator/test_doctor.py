@@ -227,6 +227,14 @@ def test_a_server_that_never_answers(silent: int, monkeypatch: pytest.MonkeyPatc
     assert one(clocks.findings(Question(tracking_uri=f"http://127.0.0.1:{silent}"))).level is WARNING
 
 
+def test_a_ray_that_does_not_come_up(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sockets' paths may not be longer than the system allows."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    question = replace(about(sweep, tmp_path), scratch=str(tmp_path / ("long" * 30)))
+    found = one(ask(Check("ray", "cluster", 100.0), question))
+    assert found.level is PROBLEM and "no local Ray" in found.what and "path length" in found.what and found.mend
+
+
 # ---- storage and clocks ---------------------------------------------------------------------------------------------
 
 
@@ -371,4 +379,5 @@ def test_two_runs_of_one_trial(left: Sweep, tmp_path: Path) -> None:
 def test_a_sweep_that_nobody_submitted(sweep: Sweep, tmp_path: Path) -> None:
     found = one(orphans.findings(about(sweep, tmp_path)))
     assert (found.level, found.what) == (OK, "0 runs and 0 folders, and nothing is left over")
+    assert orphans.mend(sweep) == []
     assert not Path(sweep.storage).exists()
