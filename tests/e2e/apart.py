@@ -99,20 +99,17 @@ class Apart:
                 self.hosts.command(name, "unshare", "--uts", "--mount", "sh", "-c", script),
                 stdout=log, stderr=log, env=kept, start_new_session=True,
             )  # fmt: skip
-        if name == HEAD:
-            self.hosts.wait_for_port(HEAD, JOBS_PORT, self.nodes[HEAD])
 
     def start_nodes(self, names: Sequence[str]) -> None:
-        """All of them, those again that a busy machine was too slow for: Ray gives its own processes half a minute."""
-        until = time.monotonic() + START_SECONDS
+        """One after another, again where a busy machine was too slow: Ray gives its own processes half a minute."""
         for name in names:
+            until, log = time.monotonic() + START_SECONDS, self.folder / f"{name}.log"
             self.start_node(name)
-        while not all("Ray runtime started" in (self.folder / f"{name}.log").read_text() for name in names):
-            assert time.monotonic() < until, {name: (self.folder / f"{name}.log").read_text()[-500:] for name in names}
-            for name in names:
+            while "Ray runtime started" not in log.read_text():
+                assert time.monotonic() < until, log.read_text()[-2000:]
                 if self.nodes[name].poll() is not None:
                     self.start_node(name)
-            time.sleep(0.5)
+                time.sleep(0.5)
 
     def stop_node(self, name: str) -> None:
         process = self.nodes.pop(name)
