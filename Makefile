@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all lint format bench audit sbom lock clean
+.PHONY: install demo results test test-all lint format bench audit sbom lock wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -65,6 +65,12 @@ sbom: $(STAMP)
 lock: $(STAMP)
 	$(UV) pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--no-header --extra dev --upgrade pyproject.toml --output-file requirements.lock
+
+# The wheel of this moment: its name says the version, and its content the commit.
+wheel: $(STAMP)
+	rm -f dist/flatsweep-*.whl
+	$(UV) build --wheel --quiet
+	@ls dist/flatsweep-*.whl
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
