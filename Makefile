@@ -69,7 +69,7 @@ lock: $(STAMP)
 # The wheel of this moment: its name says the version, and its content the commit.
 wheel: $(STAMP)
 	rm -f dist/flatsweep-*.whl
-	$(UV) build --wheel --quiet
+	$(UV) build --wheel
 	@ls dist/flatsweep-*.whl
 
 clean:
