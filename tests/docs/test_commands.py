@@ -37,7 +37,7 @@ def found(text: str) -> Iterator[list[str]]:
             length = next((at for at, word in enumerate(words) if ENDS.match(word)), len(words))
             command, words = words[:length], words[length + 1 :]
             start = next((at for at, word in enumerate(command) if "=" not in word), len(command))
-            if command[start : start + 1] and command[start] in PROGRAMS:
+            if len(command) > start + 1 and command[start] in PROGRAMS:
                 yield command[start:]
 
 
