@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all lint format bench audit sbom lock image clean
+.PHONY: install demo results test test-all lint format bench audit sbom lock image wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -77,6 +77,12 @@ VARIANT ?= cpu
 image:
 	$(ENGINE) build -f docker/Dockerfile --build-arg VARIANT=$(VARIANT) --build-arg COMMIT=$$(git rev-parse HEAD) \
 		-t flatsweep:0.1.0-$(VARIANT) .
+
+# The wheel of this moment: its name says the version, and its content the commit.
+wheel: $(STAMP)
+	rm -f dist/flatsweep-*.whl
+	$(UV) build --wheel
+	@ls dist/flatsweep-*.whl
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist

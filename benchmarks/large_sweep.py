@@ -18,14 +18,16 @@ from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, Sq
 from orchestrator.recorded import SWEEP_FILE, TEXT_FILE
 from orchestrator.sink import CHANGED, RunSink
 from orchestrator.spec.base import flatten
+from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.tracking import Store
-from orchestrator.versions import source_tags
+from orchestrator.versions import git_commit, source_tags
 from workers import layout
 from workers.journal import Record
 from workers.storage import Folder
 
-SEEDS, VARIANTS, REGULARIZERS = 5, 20, 10
+SEEDS, CELLS = 5, 200
+"""Of each learning rate: 20 variants of methods with 10 regularizers."""
 FIRST_MS = 1_700_000_000_000
 ROWS_AT_ONCE = 50_000
 EXAMPLES = 1000
@@ -33,7 +35,7 @@ EXAMPLES = 1000
 GAP, FLATNESS = "robust_loss_gap", "average_flatness_xi0.5"
 MEASURES = (
     *("robustness", "average_flatness", "worst_flatness", "adaptive_sharpness", "wci", "relative_flatness"),
-    *("norms", "margins", "landscape"),
+    *("norms", "boundary_thickness", "input_landscape"),
 )
 
 
@@ -49,7 +51,7 @@ def large_sweep(runs: int, spare: int, storage: str, uri: str | None) -> Sweep:
     ]
     noises = [{"name": "label_noise", "rate": rate / 10} for rate in range(1, 5)]
     decays = [{"name": "weight_decay", "value": 10.0**-power} for power in range(2, 7)]
-    rates = [0.01 * (1 + index) for index in range(-(-(runs + spare) // (SEEDS * VARIANTS * REGULARIZERS)))]
+    rates = [0.01 * (1 + index) for index in range(-(-(runs + spare) // (SEEDS * CELLS)))]
     made = {
         "name": "large",
         "grid": {"methods": methods, "regularizers": ["none", *noises, *decays], "seeds": list(range(SEEDS))},
@@ -66,7 +68,7 @@ def values(made: Sweep, trial: Trial, draw: random.Random) -> dict[str, float]:
     of_cell = random.Random(trial.label().rpartition("|")[0] + repr(trial.training.optimizer))
     common = of_cell.gauss(0, 1)
     found: dict[str, float] = {}
-    for key in (key for measure in made.evaluation.measures for key in measure.keys()):  # noqa: SIM118
+    for key in value_keys(made.evaluation.measures):
         value = math.exp((common + of_cell.gauss(0, 1) + 0.3 * draw.gauss(0, 1)) / 2)
         found[key] = round(EXAMPLES * value / (1 + value)) / EXAMPLES if "_error_" in key else value
     for key in found:
@@ -91,7 +93,7 @@ def tags(trial: Trial, made: Sweep) -> dict[str, str]:
 
 def write(store: Store, made: Sweep, trials: Sequence[Trial], draw: random.Random) -> None:
     """Finished runs as rows of MLflow's own tables."""
-    source = source_tags(Path.cwd())  # the commit is asked for once
+    source = source_tags(git_commit(Path.cwd()))  # the commit is asked for once
     rows: dict[Any, list[dict[str, Any]]] = {
         model: [] for model in (SqlRun, SqlTag, SqlParam, SqlMetric, SqlLatestMetric)
     }
@@ -120,17 +122,14 @@ def write(store: Store, made: Sweep, trials: Sequence[Trial], draw: random.Rando
 def add(store: Store, made: Sweep, trials: Sequence[Trial], parent: str, draw: random.Random) -> None:
     """Finished runs as `submit` and its workers record them."""
     for trial in trials:
-        run_id = store.create_trial_run(trial, made.evaluation, made.name, parent, Path.cwd())
+        run_id = store.create_trial_run(trial, made.evaluation, made.name, parent, "")
         records = [Record("metric", key, value=value) for key, value in values(made, trial, draw).items()]
         records.append(Record("tag", "evaluation_id", text=made.evaluation.evaluation_id))
         RunSink(store.uri, run_id).send([*records, Record("state", "state", text="finished")])
 
 
 def leave_folders(made: Sweep, trials: Sequence[Trial]) -> None:
-    """The files by whose names a plan knows that a trial has finished, all of them empty, and the sweep file."""
-    folder = Folder(made.storage) / made.name
-    folder.write(SWEEP_FILE, made.model_dump_json().encode())
-    folder.write(TEXT_FILE, b"# made by benchmarks/large_sweep.py\n")
+    """The files by whose names a plan knows that a trial has finished, all of them empty."""
     results = [layout.result_name(measure, made.evaluation.seed) for measure in made.evaluation.measures]
     for trial in trials:
         place = Path(made.storage) / made.name / trial.trial_id
@@ -140,3 +139,10 @@ def leave_folders(made: Sweep, trials: Sequence[Trial]) -> None:
         (place / layout.CHECKPOINTS / layout.checkpoint_name(trial.training.epochs, 0, "0" * 64)).touch()
         for name in results:
             (place / layout.MEASURES / name).touch()
+
+
+def recorded_as(made: Sweep) -> None:
+    """Leaves the sweep file that commands find by the sweep's name."""
+    folder = Folder(made.storage) / made.name
+    folder.write(SWEEP_FILE, made.model_dump_json().encode())
+    folder.write(TEXT_FILE, b"# made by benchmarks/large_sweep.py\n")

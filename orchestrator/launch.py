@@ -34,6 +34,11 @@ LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable, read at import (ray._private.ray_constants): at 0 a Ray takes itself for one machine's."""
 
 
+START_ATTEMPTS = 3
+
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a launch ended."""
@@ -240,16 +245,32 @@ def _connected(address: str, scratch: Path) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address == "local":
         options |= {"include_dashboard": False, "_temp_dir": str(scratch / "ray"), "object_store_memory": 100 * 2**20}
-    try:
-        ray.init(address=address, **options)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"cannot use Ray at '{address}': {str(error).splitlines()[0]}") from error
+    _init(address, options)
     # a lost worker is shown by the live view and recorded; Tune's traceback of it says nothing more
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _init(address: str, options: dict[str, Any]) -> None:
+    """`ray.init`, once more where a busy machine was too slow: Ray gives its own processes half a minute."""
+    import ray
+
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(address=address, **options)
+            return
+        except Exception as error:
+            # Ray raises a bare Exception where a node is late, and its own kinds for everything else
+            late = type(error) is Exception and "timed out during startup" in str(error)
+            if not late and not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError)):
+                raise
+            ray.shutdown()
+            if not late or attempt == START_ATTEMPTS:
+                raise UserError(f"cannot use Ray at '{address}': {str(error).splitlines()[0]}") from error
+            logger.warning("Ray did not start in time, trying again: is this machine very busy?")
 
 
 def _chosen(address: str | None) -> str:

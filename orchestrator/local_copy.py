@@ -6,7 +6,8 @@ newest mark of the last look, for those that the copy does not hold as settled, 
 runs may be deleted, restored, or made by a version without marks. Where they are not, everything is fetched again.
 
 The margin is for writers' clocks that differ and for what was under way during the last look. What it cannot see is a
-settled run that somebody changes by hand, or a writer whose clock is later by more than the margin: `fresh` does.
+settled run that somebody changes by hand, or a writer whose clock is later by more than the margin: `fresh` does. Where
+it decides what is run, the store is asked besides whether every run stands as the copy says (`confirmed_runs`).
 """
 
 import io
@@ -60,12 +61,13 @@ class LocalCopy:
         self._looked_ms = 0
         if not fresh:
             self._read()
-        self._is_new = False
+        self._is_new = self._all_fetched = False
 
     def trial_runs(self) -> list[TrialRun]:
         """What `Store.trial_runs` gives now."""
         now_ms = int(time.time() * 1000)
         found = self._changed() if self._kept else None
+        self._all_fetched = found is None
         if found is None:
             found = {run.run_id: run for run in self._store.trial_runs(self._sweep.name)}
         if found != self._kept:
@@ -73,6 +75,18 @@ class LocalCopy:
             self._curves = {run_id: kept for run_id, kept in self._curves.items() if run_id not in changed}
             self._kept, self._looked_ms, self._is_new = found, now_ms, True
         return sorted(found.values(), key=lambda run: (run.started_ms, run.run_id))
+
+    def confirmed_runs(self) -> list[TrialRun]:
+        """What `Store.trial_runs` gives now, for a driver: nobody's clock and no change by hand is trusted.
+
+        The store has confirmed of every run that it is there, with its status, state, evaluation and class of error;
+        where it does not, all are fetched. Other values are as in `trial_runs`.
+        """
+        runs = self.trial_runs()
+        if self._all_fetched or self._store.confirms(self._sweep.name, runs):
+            return runs
+        self._kept = {}
+        return self.trial_runs()
 
     def with_curves(self, run: TrialRun, keys: Sequence[str], prefix: str = "") -> TrialRun:
         """What `Store.with_curves` gives; asked for once while the run does not change."""
@@ -113,6 +127,14 @@ class LocalCopy:
         except Exception as error:  # whatever is wrong with a file: the store has it all
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             logger.warning("%s/%s is damaged and made again from the store: %s", self._folder, self._file, why[:200])
+
+
+def confirmed_runs(sweep: Sweep, store: Store) -> list[TrialRun]:
+    """`LocalCopy.confirmed_runs` of a new look, which is kept."""
+    copy = LocalCopy(sweep, store)
+    runs = copy.confirmed_runs()
+    copy.keep()
+    return runs
 
 
 def settled(run: TrialRun) -> bool:

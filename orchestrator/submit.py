@@ -1,7 +1,7 @@
 """One driver of one sweep at a time: lock, plan, runs, launch, and a clean record whatever happened."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -12,6 +12,7 @@ from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import launch
 from orchestrator.limits import Limits
+from orchestrator.local_copy import confirmed_runs
 from orchestrator.origins import note
 from orchestrator.plan import Action, Plan, make_plan, needed_teachers
 from orchestrator.preflight import check
@@ -81,8 +82,10 @@ def submit(
     with driver_lock(sweep):
         (Folder(sweep.storage) / sweep.name).finish_moves()
         store = Store.of(sweep)
-        close_orphans(store, sweep)
-        plan = make_plan(sweep, store.trial_runs(sweep.name))
+        runs = confirmed_runs(sweep, store)
+        if close_orphans(store, sweep, runs=runs):
+            runs = confirmed_runs(sweep, store)
+        plan = make_plan(sweep, runs)
         parent_left = store.settle_parent(sweep.name, "interrupted" if plan.to_launch() else "finished")
         if prepare:
             plan = prepare(store, plan)
@@ -125,21 +128,24 @@ def submit(
                 close_orphans(store, sweep)
             if "parent" in recorded:
                 store.close_parent(recorded["parent"], state)
-        after = make_plan(sweep, store.trial_runs(sweep.name))
+        after = make_plan(sweep, confirmed_runs(sweep, store))
         return Submitted(plan, len(entries), outcome.stopped_by, after, recorded["parent"])
 
 
-def close_orphans(store: Store, sweep: Sweep, lost: frozenset[str] = frozenset()) -> list[TrialRun]:
+def close_orphans(
+    store: Store, sweep: Sweep, lost: frozenset[str] = frozenset(), runs: Sequence[TrialRun] | None = None
+) -> list[TrialRun]:
     """Brings every run that says RUNNING, while no worker can have it, in line with its trial's journal.
 
     Call it only as the sweep's one driver. A trial that ended is closed as its journal says; one that did not is
     'interrupted', or failed as worker_lost if it is among `lost`. Those that somebody cancelled are failed as such.
+    `runs` are those that the store holds; it is asked for them if they are not given.
 
     Returns:
         The runs that were closed.
     """
     closed = []
-    for run in store.trial_runs(sweep.name):
+    for run in confirmed_runs(sweep, store) if runs is None else runs:
         failure: tuple[ErrorClass, str] | None = None
         if run.tags.get(cancel.TAG) == cancel.REQUESTED and run.state not in {"finished", "failed"}:
             failure = ErrorClass.CANCELLED, "by its user"
@@ -205,7 +211,7 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
             if entry.run:
                 store.set_state(entry.run.run_id, "pending", {"error_class": "", "error": "", cancel.TAG: cancel.DONE})
         ids = {entry.trial_id for entry in chosen}
-        again = make_plan(plan.sweep, store.trial_runs(plan.sweep.name))
+        again = make_plan(plan.sweep, confirmed_runs(plan.sweep, store))
         cells = tuple(entry for entry in again.entries if entry.trial_id in ids)
         kept = ids | needed_teachers(cells)
         return Plan(plan.sweep, cells, tuple(entry for entry in again.teachers if entry.trial_id in kept))

@@ -227,6 +227,17 @@ class Store:
             return False
         return all(self._counts(_with_ids(ids), len(ids)) for ids in _parts(run_ids))
 
+    def confirms(self, sweep_name: str, runs: Sequence[TrialRun]) -> bool:
+        """Whether the trial runs of a sweep are just these, each now with this status, state, evaluation and class of
+        error; what they hold is not fetched."""
+        if not self._counts(_query(sweep_name, "trial"), len(runs)):
+            return False
+        alike: dict[str, list[str]] = {}
+        for run in runs:
+            alike.setdefault(_like(run), []).append(run.run_id)
+        parts = [(query, ids) for query, all_ids in alike.items() for ids in _parts(all_ids)]
+        return all(self._counts(f"{query} and {_with_ids(ids)}", len(ids)) for query, ids in parts)
+
     def _counts(self, query: str, count: int) -> bool:
         """Whether exactly `count` runs match: a page of two that begins with the last of them holds just one.
 
@@ -411,6 +422,13 @@ def _query(sweep_name: str, kind: str) -> str:
     return f"tags.`flatsweep.sweep` = '{sweep_name}' and tags.`flatsweep.kind` = '{kind}'"
 
 
+def _like(run: TrialRun) -> str:
+    """What runs are asked for that stand as this one does. The store cannot be asked for an absent tag."""
+    tags = {name: run.tags.get(name) for name in ("state", "evaluation_id", "error_class")}
+    parts = [f"tags.`flatsweep.{name}` = '{text}'" for name, text in tags.items() if text]
+    return " and ".join([f"attributes.status = '{run.status}'", *parts])
+
+
 def _parts(run_ids: Sequence[str]) -> list[Sequence[str]]:
     return [run_ids[low : low + IDS_AT_ONCE] for low in range(0, len(run_ids), IDS_AT_ONCE)]
 
@@ -440,6 +458,8 @@ def quiet() -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # a server's runs announce themselves on stdout, in the middle of --json
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # a sweep's file comes from a server as an artifact, with a bar for each
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_TRUNCATE_LONG_VALUES", "false")
     for name in ("alembic", "mlflow"):
         logging.getLogger(name).setLevel(logging.WARNING)

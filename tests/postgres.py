@@ -41,20 +41,20 @@ class Postgres:
     log: Path
 
     def uri(self, database: str = "postgres") -> str:
-        """Where a database is, for MLflow and SQLAlchemy; needs psycopg2 (the extra `postgres`)."""
+        """Where a database is, for MLflow and SQLAlchemy; needs psycopg (the extra `postgres`)."""
         return f"postgresql://{OWNER}:{self.password}@{self.host}:{self.port}/{database}"
 
     def database(self, name: str) -> str:
         """Makes an empty database, and says where it is."""
-        with contextlib.closing(self._connection()) as connection:
-            connection.autocommit = True  # a database cannot be made within a transaction
-            connection.cursor().execute(f'CREATE DATABASE "{name}"')
+        with self._connection() as connection:
+            connection.execute(f'CREATE DATABASE "{name}"')
         return self.uri(name)
 
     def _connection(self) -> Any:
-        import psycopg2
+        import psycopg
 
-        return psycopg2.connect(self.uri(), connect_timeout=5)
+        # a database cannot be made within a transaction
+        return psycopg.connect(self.uri(), connect_timeout=5, autocommit=True)
 
 
 def programs() -> Path | None:
@@ -126,14 +126,14 @@ def _as_servant(folder: Path) -> dict[str, Any]:
 
 def _wait(server: Postgres, process: "subprocess.Popen[bytes]") -> None:
     """Until it answers."""
-    import psycopg2
+    import psycopg
 
     ends = time.monotonic() + START_SECONDS
     while True:
         try:
             server._connection().close()
             return
-        except psycopg2.OperationalError as error:
+        except psycopg.OperationalError as error:
             if process.poll() is not None or time.monotonic() > ends:
                 said = server.log.read_text()[-2000:]
                 raise RuntimeError(f"Postgres does not answer on port {server.port}: {said}") from error

@@ -27,11 +27,11 @@ from werkzeug.serving import run_simple
 app, one_at_a_time = DomainDispatcherApplication(create_backend_app), threading.Lock()
 def serve(environ, start_response):
     # moto looks whether an object is there and then writes it; a real server does both at once
-    if sys.argv[2] == "unconditional":
+    if sys.argv[3] == "unconditional":
         environ.pop("HTTP_IF_NONE_MATCH", None)
     with one_at_a_time:
         return app(environ, start_response)
-run_simple("127.0.0.1", int(sys.argv[1]), serve, threaded=True)
+run_simple(sys.argv[1], int(sys.argv[2]), serve, threaded=True)
 """
 START_SECONDS = 60.0
 
@@ -40,15 +40,16 @@ class S3Server:
     """A running server; `with` starts and stops it. Everything in it is gone afterwards.
 
     Args:
+        host: the address it listens on.
         conditional: whether it honours If-None-Match, as older ones do not.
     """
 
-    def __init__(self, conditional: bool = True) -> None:
+    def __init__(self, host: str = "127.0.0.1", conditional: bool = True) -> None:
         self._mode = "conditional" if conditional else "unconditional"
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind((host, 0))
             self.port: int = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.host, self.url = host, f"http://{host}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -70,7 +71,7 @@ class S3Server:
 
     def start(self) -> None:
         """Starts it and waits until it answers; after `stop` at the same address, empty."""
-        words = [sys.executable, "-c", SERVER, str(self.port), self._mode]
+        words = [sys.executable, "-c", SERVER, self.host, str(self.port), self._mode]
         environment = {**os.environ, "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(1 << 26)}
         self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
         until = time.monotonic() + START_SECONDS

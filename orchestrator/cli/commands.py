@@ -49,13 +49,14 @@ def open_console(err: bool = False) -> "Console":
 
 def planned(sweep: str, places: "Places") -> "tuple[SweepFile, Plan, list[Any]]":
     """The sweep, its plan and its recorded runs. Where no store was made yet, MLflow is not even imported."""
+    from orchestrator.local_copy import LocalCopy
     from orchestrator.plan import make_plan
     from orchestrator.recorded import open_sweep
     from orchestrator.tracking import Store
 
     file = open_sweep(sweep, places)
     store = Store.existing(file.sweep)
-    runs = store.trial_runs(file.sweep.name) if store else []
+    runs = LocalCopy(file.sweep, store).confirmed_runs() if store else []
     return file, make_plan(file.sweep, runs), runs
 
 

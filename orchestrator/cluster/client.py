@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import tempfile
+import time
 import zipfile
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from orchestrator.errors import UserError
 
 ENTRYPOINT = "python -m orchestrator.cluster.job"
 PREFIX = "flatsweep-"
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 CONNECT_SECONDS = 5.0
+READY_SECONDS = 60.0
 RECONNECT_SECONDS = 2.0
 CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk", "ray._private.runtime_env.packaging")
 """Loggers that set their own level and tell of every upload."""
@@ -110,19 +113,31 @@ class Cluster:
             if wheel:
                 _unpack(wheel, folder)
             request.write(folder)
-            environment = {"working_dir": str(folder), "env_vars": {"COLUMNS": str(width), "PYTHONUNBUFFERED": "1"}}
-            try:
-                return str(
-                    self._client.submit_job(
-                        entrypoint=ENTRYPOINT, submission_id=job_id, runtime_env=environment, metadata={"sweep": name}
-                    )
-                )
-            except RuntimeError as error:
-                if "already exists" in str(error):
-                    raise UserError(_taken(name, job_id)) from error
-                raise UserError(f"the cluster at {self.address} refused the job: {_first_line(error)}") from error
+            self._submit(
+                job_id, request, {"working_dir": str(folder), "env_vars": {"COLUMNS": str(width)} | UNBUFFERED}
+            )
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        return job_id
+
+    def _submit(self, job_id: str, request: Request, environment: dict[str, Any]) -> None:
+        """Hands the job over; a head that has only just started has nobody to run jobs for some seconds."""
+        until = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                self._client.submit_job(
+                    entrypoint=ENTRYPOINT,
+                    submission_id=job_id,
+                    runtime_env=environment,
+                    metadata={"sweep": request.sweep.name},
+                )
+                return
+            except RuntimeError as error:
+                if "already exists" in str(error):
+                    raise UserError(_taken(request.sweep.name, job_id)) from error
+                if "No available agent" not in str(error) or time.monotonic() > until:
+                    raise UserError(f"the cluster at {self.address} refused the job: {_first_line(error)}") from error
+            time.sleep(1.0)
 
     def job(self, job_id: str) -> Job:
         """How a job stands."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from orchestrator.doctor.finding import Finding, Level, Question
+from orchestrator.doctor.finding import Finding, Level, Question, first_line
 from orchestrator.errors import UserError
 from orchestrator.launch import ray_session
 from orchestrator.placement import check_fits
@@ -26,11 +26,13 @@ def findings(question: Question) -> list[Finding]:
             found = [Finding(CHECK, Level.OK, f"{where}: {_sizes(nodes)}")]
             if question.sweep is not None:
                 found.append(_fits(question.sweep.resources, nodes))
-    except UserError as error:
+    except Exception as error:  # a Ray that does not come up raises this very class
         mend = "start the cluster with the same Ray and Python, or give its right --address"
         if question.address is None:
-            mend = "look at the free memory and disk of this machine; `ray start --head` says more"
-        return [Finding(CHECK, Level.PROBLEM, str(error), mend)]
+            mend = "look at the load, free memory and disk of this machine; `ray start --head` says more"
+        return [
+            Finding(CHECK, Level.PROBLEM, f"{where if question.address else 'no local Ray'}: {first_line(error)}", mend)
+        ]
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.doctor import orphans
 from orchestrator.doctor.finding import Finding, Level, Question
-from orchestrator.doctor.probing import Check, ask
+from orchestrator.doctor.probing import Check, ask, stop_all
 from orchestrator.errors import UserError
 from orchestrator.spec.loading import SweepFile
 from orchestrator.tracking import tracking_uri
@@ -93,10 +93,12 @@ def _answers(question: Question, say: Callable[[str], None]) -> list[list[Findin
         open_checks.remove(check.name)
         return found
 
+    pool = ThreadPoolExecutor(AT_ONCE)
     try:
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(one, CHECKS))
+        return list(pool.map(one, CHECKS))
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        stop_all()
         shutil.rmtree(scratch, ignore_errors=True)
 
 

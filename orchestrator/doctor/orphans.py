@@ -52,7 +52,9 @@ def mend(sweep: Sweep) -> list[str]:
     Raises:
         UserError: a driver is at work.
     """
-    done = []
+    done: list[str] = []
+    if not Folder(sweep.storage).exists(sweep.name):
+        return done
     with driver_lock(sweep):
         if (store := Store.existing(sweep)) is not None:
             closed = close_orphans(store, sweep)

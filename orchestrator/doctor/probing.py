@@ -18,6 +18,7 @@ ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 """For the checks alone: a sweep waits longer."""
+_OPEN: "set[subprocess.Popen[str]]" = set()
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,26 @@ def ask(check: Check, question: Question) -> list[Finding]:
         env=os.environ | ENVIRONMENT,
         start_new_session=True,
     )
+    _OPEN.add(process)
     try:
         out, err = process.communicate(question.packed(), timeout=check.seconds)
     except subprocess.TimeoutExpired:
         _kill(process)
         what = f"no answer within {check.seconds:g} s"
         return [Finding(check.name, Level.PROBLEM, what, "look whether what it asks is up: see the other lines")]
-    except BaseException:
-        _kill(process)
-        raise
+    finally:
+        _OPEN.discard(process)
     if process.returncode:
         last = next((line for line in reversed(err.splitlines()) if line.strip()), "it said nothing")
         what = f"the check ended with code {process.returncode}: {last[:300]}"
         return [Finding(check.name, Level.PROBLEM, what, "mend what it says, or report it as a fault of flatsweep")]
     return [Finding.of(found) for found in json.loads(out)]
+
+
+def stop_all() -> None:
+    """Kills what other threads wait for: Ctrl-C reaches neither them nor processes of a session of their own."""
+    for process in list(_OPEN):
+        _kill(process)
 
 
 def _kill(process: "subprocess.Popen[str]") -> None:

@@ -18,10 +18,10 @@ def drawn(n, k, seed=0):
     return values, generator.permutation(np.concatenate([np.arange(k), generator.integers(0, k, n - k)]))
 
 
-def brute_force(values, l, groups):
+def brute_force(values, lefts, groups):
     member = (groups == np.arange(groups.max() + 1)[:, None]).astype(float)
     signs = [np.sign(np.subtract.outer(each, each)) for each in values]
-    concordant = [[member @ (one * other) @ member.T for other in signs[l:]] for one in signs[:l]]
+    concordant = [[member @ (one * other) @ member.T for other in signs[lefts:]] for one in signs[:lefts]]
     return np.array(concordant), np.array([member @ (each == 0) @ member.T for each in signs])
 
 

@@ -49,7 +49,8 @@ def test_the_package_alone_imports_nothing_heavy() -> None:
 
 def test_help_names_every_command(tmp_path: Path) -> None:
     said, _ = imported(tmp_path, "--help")
-    commands = "init schema plan submit rerun evaluate measure status export correlate compare report ui prune"
+    commands = "init schema plan submit rerun evaluate status logs cancel measure export correlate compare report"
+    commands += " doctor sync prune ui server"
     for command in commands.split():
         assert f"\n  {command} " in said
 

@@ -37,7 +37,7 @@ def found(text: str) -> Iterator[list[str]]:
             length = next((at for at, word in enumerate(words) if ENDS.match(word)), len(words))
             command, words = words[:length], words[length + 1 :]
             start = next((at for at, word in enumerate(command) if "=" not in word), len(command))
-            if command[start : start + 1] and command[start] in PROGRAMS:
+            if len(command) > start + 1 and command[start] in PROGRAMS:
                 yield command[start:]
 
 
@@ -141,7 +141,12 @@ echo flatsweep
     manifest = "  entrypoint: flatsweep submit /a.yaml\n  - ulimit -n 65536; ray stop\n  # - ray nothing\n"
     assert list(found(_of_yaml(manifest))) == [["flatsweep", "submit", "/a.yaml"], ["ray", "stop"]]
     understood("flatsweep", ["submit", "x.yaml", "--detach"])
-    for wrong in (["nonsense"], ["submit", "--max-concurent", "3"], ["rerun", "--error-class", "bad luck"], ["compare"]):
+    for wrong in (
+        ["nonsense"],
+        ["submit", "--max-concurent", "3"],
+        ["rerun", "--error-class", "bad luck"],
+        ["compare"],
+    ):
         with pytest.raises(REFUSED):
             understood("flatsweep", wrong)
     assert len(command_lines()) > 30

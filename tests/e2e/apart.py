@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ TESTS = Path(__file__).parent.parent
 HEAD, STORE, CLIENT = "head", "store", "client"
 WORKERS = ("one", "two")
 JOBS_PORT, GCS_PORT = 8265, 6379
+START_SECONDS = 240.0
 
 
 @dataclass
@@ -97,8 +99,17 @@ class Apart:
                 self.hosts.command(name, "unshare", "--uts", "--mount", "sh", "-c", script),
                 stdout=log, stderr=log, env=kept, start_new_session=True,
             )  # fmt: skip
-        if name == HEAD:
-            self.hosts.wait_for_port(HEAD, JOBS_PORT, self.nodes[HEAD])
+
+    def start_nodes(self, names: Sequence[str]) -> None:
+        """One after another, again where a busy machine was too slow: Ray gives its own processes half a minute."""
+        for name in names:
+            until, log = time.monotonic() + START_SECONDS, self.folder / f"{name}.log"
+            self.start_node(name)
+            while "Ray runtime started" not in log.read_text():
+                assert time.monotonic() < until, log.read_text()[-2000:]
+                if self.nodes[name].poll() is not None:
+                    self.start_node(name)
+                time.sleep(0.5)
 
     def stop_node(self, name: str) -> None:
         process = self.nodes.pop(name)
@@ -108,6 +119,11 @@ class Apart:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(30)
+
+    def stop(self) -> None:
+        """Ends all nodes."""
+        for name in list(self.nodes):
+            self.stop_node(name)
 
 
 @contextlib.contextmanager
@@ -125,9 +141,8 @@ def cluster_apart(workers: Sequence[str] = WORKERS) -> Iterator[Apart]:
         hosts = stack.enter_context(Hosts([HEAD, *workers, STORE, CLIENT]))
         said = stack.enter_context(_services(folder, hosts))
         apart = Apart(folder, hosts, said["tracking"], said["bucket"], said["s3"], password)
-        for name in (HEAD, *workers):
-            apart.start_node(name)
-            stack.callback(apart.stop_node, name)
+        stack.callback(apart.stop)
+        apart.start_nodes([HEAD, *workers])
         yield apart
 
 

@@ -188,6 +188,7 @@ def test_a_run_is_written_and_nothing_is_left(sweep: Sweep, tmp_path: Path) -> N
     assert store.parent_run("x") == parent
 
 
+@pytest.mark.slow  # SQLite and MLflow wait for the other program
 def test_a_store_that_cannot_be_written(sweep: Sweep, tmp_path: Path) -> None:
     """Locked by another program: SQLite waits for a few seconds."""
     Store.of(sweep).prepare()
@@ -224,6 +225,14 @@ def test_a_server_that_never_answers(silent: int, monkeypatch: pytest.MonkeyPatc
     assert found.level is PROBLEM and "does not answer within 1 s" in found.what
     monkeypatch.setattr(clocks, "ANSWER_SECONDS", 0.5)
     assert one(clocks.findings(Question(tracking_uri=f"http://127.0.0.1:{silent}"))).level is WARNING
+
+
+def test_a_ray_that_does_not_come_up(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sockets' paths may not be longer than the system allows."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    question = replace(about(sweep, tmp_path), scratch=str(tmp_path / ("long" * 30)))
+    found = one(ask(Check("ray", "cluster", 100.0), question))
+    assert found.level is PROBLEM and "no local Ray" in found.what and "path length" in found.what and found.mend
 
 
 # ---- storage and clocks ---------------------------------------------------------------------------------------------
@@ -283,8 +292,10 @@ def test_the_storages_clock(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def left(sweep: Sweep, tmp_path: Path) -> Sweep:
+def left(sweep: Sweep, tmp_path: Path, empty_store: Path) -> Sweep:
     """After a driver that was killed: a trial RUNNING, one that waits, a folder without run, a run without folder."""
+    Path(sweep.storage).mkdir()
+    shutil.copy(empty_store, sweep.storage)
     store = Store.of(sweep)
     store.prepare()
     parent = store.open_parent(sweep, TEXT, "")
@@ -368,4 +379,5 @@ def test_two_runs_of_one_trial(left: Sweep, tmp_path: Path) -> None:
 def test_a_sweep_that_nobody_submitted(sweep: Sweep, tmp_path: Path) -> None:
     found = one(orphans.findings(about(sweep, tmp_path)))
     assert (found.level, found.what) == (OK, "0 runs and 0 folders, and nothing is left over")
+    assert orphans.mend(sweep) == []
     assert not Path(sweep.storage).exists()

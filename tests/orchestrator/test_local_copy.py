@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from orchestrator.analysis.table import read_table
-from orchestrator.local_copy import LocalCopy, settled
+from orchestrator.local_copy import LocalCopy, confirmed_runs, settled
 from orchestrator.plan import Action, make_plan
 from orchestrator.sink import CHANGED, RunSink
 from orchestrator.spec.loading import load_sweep_file
@@ -248,6 +248,7 @@ def test_after_any_changes_the_copy_is_what_the_store_holds(seed: int, place: Pl
         place.clock.now += late
         if draw.random() < 0.5:
             assert look(place) == place.store.trial_runs("x"), change.__name__
+            assert confirmed_runs(place.sweep, place.store) == place.store.trial_runs("x"), change.__name__
     place.same()
     other = place.sweep.model_copy(update={"evaluation": OTHER})
     pd.testing.assert_frame_equal(read_table(other, place.store), read_table(other, place.store, fresh=True))
@@ -382,7 +383,7 @@ def test_exactly_these_runs(place: Place, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_is_settled() -> None:
     def run(state: str, status: str, changed_ms: int = 1, **tags: str) -> TrialRun:
-        return TrialRun.of("r", status, {"state": state, **tags}, {}, {}, 0, changed_ms)
+        return TrialRun.of("r", status, {"trial_id": "t", "state": state, **tags}, {}, {}, 0, changed_ms)
 
     assert settled(run("finished", "FINISHED")) and settled(run("finished", "FINISHED", 0))
     assert settled(run("pending", "SCHEDULED")) and not settled(run("pending", "SCHEDULED", 0))
@@ -390,3 +391,75 @@ def test_what_is_settled() -> None:
     assert not settled(run("finished", "RUNNING")), "between two steps"
     assert not settled(run("finished", "FINISHED", **{layout.evaluated_tag("a"): "running"}))
     assert settled(run("finished", "FINISHED", **{layout.evaluated_tag("a"): "failed: boom"}))
+
+
+def by_hand(place: Place, run_id: str, **tags: str) -> None:
+    """As on MLflow's pages: without a mark."""
+    for key, text in tags.items():
+        place.store.client.set_tag(run_id, f"flatsweep.{key}", text)
+
+
+def late(place: Place, run_id: str) -> None:
+    """A worker whose clock is days late ends its trial otherwise."""
+    place.clock.now -= 3 * 24 * 3600
+    place.send(run_id, state="failed", error_class="diverged", error="boom")
+    place.clock.now += 3 * 24 * 3600
+
+
+BEHIND: dict[str, Callable[[Place, str], object]] = {
+    "state": lambda place, run_id: by_hand(place, run_id, state="failed", error_class="out_of_memory"),
+    "status": lambda place, run_id: place.store.client.set_terminated(run_id, status="KILLED"),
+    "running": lambda place, run_id: place.store.client.update_run(run_id, status="RUNNING"),
+    "evaluation": lambda place, run_id: by_hand(place, run_id, evaluation_id=OTHER.evaluation_id),
+    "no state": lambda place, run_id: place.store.client.delete_tag(run_id, "flatsweep.state"),
+    "another sweep's": lambda place, run_id: by_hand(place, run_id, sweep="y"),
+    "deleted": lambda place, run_id: place.store.client.delete_run(run_id),
+    "another in its place": lambda place, run_id: (place.store.client.delete_run(run_id), place.new_run(4)),
+    "late clock": late,
+}
+
+
+@pytest.mark.parametrize("change", BEHIND)
+def test_a_driver_sees_what_was_changed_behind_the_copy(change: str, place: Place) -> None:
+    ids = [place.new_run(index) for index in range(6)]
+    for run_id in ids[:5]:
+        place.finish(run_id, robust_loss_gap=0.5)
+    place.send(ids[5], state="failed", error_class="diverged", error="boom")
+    look(place)
+    place.clock.now += 3600
+    place.finish(place.new_run(6), robust_loss_gap=0.5)  # so that the newest mark is far from theirs
+    look(place)
+    place.clock.now += 3600
+    BEHIND[change](place, ids[2])
+    assert LocalCopy(place.sweep, place.store).confirmed_runs() == place.store.trial_runs("x")
+    assert confirmed_runs(place.sweep, place.store) == look(place) == place.store.trial_runs("x")
+
+
+def test_the_class_of_an_error_is_confirmed(place: Place) -> None:
+    run_id = place.new_run(0)
+    place.send(run_id, state="failed", error_class="diverged", error="boom")
+    look(place)
+    by_hand(place, run_id, error_class="worker_lost")
+    place.clock.now += 3600
+    place.finish(place.new_run(1), robust_loss_gap=0.5)
+    look(place)
+    place.clock.now += 3600
+    assert [run.error_class for run in confirmed_runs(place.sweep, place.store)] == ["worker_lost", ""]
+
+
+def test_confirming_fetches_nothing_that_is_settled(place: Place, asked: dict[str, list[int]]) -> None:
+    for index, words in enumerate([{"state": "finished"}, {"state": "failed", "error_class": "bad_data"}, {}]):
+        place.send(place.new_run(index), **words)
+    place.clock.now += 3600
+    place.finish(place.new_run(3), robust_loss_gap=0.5)
+    look(place)
+    place.clock.now += 3600
+    assert asked["trial_runs"] == [4]
+    assert len(confirmed_runs(place.sweep, place.store)) == 4
+    assert asked == {"trial_runs": [4], "changed_runs": [1], "runs_by_id": []}
+
+
+def test_a_driver_without_a_copy_fetches_once(place: Place, asked: dict[str, list[int]]) -> None:
+    place.finish(place.new_run(0), robust_loss_gap=0.5)
+    assert len(confirmed_runs(place.sweep, place.store)) == 1
+    assert asked == {"trial_runs": [1], "changed_runs": [], "runs_by_id": []}

@@ -70,7 +70,19 @@ def best_of(sweep: Sweep) -> int:
     return best
 
 
-@pytest.mark.parametrize("keep", ["last", "best", "every 2", "all", None])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        "last",
+        pytest.param("best", marks=SLOW),
+        "every 2",
+        pytest.param("all", marks=SLOW),
+        pytest.param(None, marks=SLOW),
+    ],
+)
 def test_a_trial_keeps_what_it_is_told_to(keep: str | None, trained: Path, tmp_path: Path) -> None:
     sweep = a_sweep(tmp_path, keep=keep)
     (trial,) = sweep.trials()

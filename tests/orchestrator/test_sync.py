@@ -1,7 +1,9 @@
 """A tracking store rebuilt from the journals: real trials without Ray, a real SQLite store that is lost or old."""
 
+import json
 import shutil
 import sqlite3
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from mlflow.tracking._tracking_service import utils
 from rich.console import Console
 from torch import nn
 
+from orchestrator import cli
 from orchestrator.analysis.table import read_table
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
@@ -178,6 +181,12 @@ def lost(made: Place, tmp_path: Path) -> Place:
 
 
 @pytest.fixture
+def emptied(made: Place, empty_store: Path, tmp_path: Path) -> Place:
+    """With a store that holds nothing."""
+    return copied(made, tmp_path, empty_store)
+
+
+@pytest.fixture
 def whole(made: Place, tmp_path: Path) -> Place:
     """With the store as it was."""
     return copied(made, tmp_path, made.database)
@@ -239,12 +248,12 @@ def test_a_lost_store_comes_back(made: Place, lost: Place) -> None:
         assert lost.store.client.get_run(trial.run_id).info.end_time == end
 
 
-def test_twice_adds_nothing(lost: Place) -> None:
-    sync(lost.file)
-    before = lost.dump()
-    again = sync(lost.file)
+def test_twice_adds_nothing(emptied: Place) -> None:
+    sync(emptied.file)
+    before = emptied.dump()
+    again = sync(emptied.file)
     assert (again.changed, again.complete) == (False, 5)
-    assert lost.dump() == before
+    assert emptied.dump() == before
 
 
 def test_a_store_that_lacks_nothing_is_left_alone(whole: Place) -> None:
@@ -270,6 +279,7 @@ def test_an_older_backup_is_brought_up_to_date(made: Place, old: Place) -> None:
     assert not sync(old.file).changed and old.dump() == dump
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_would_be_sent(lost: Place) -> None:
     said = sync(lost.file, dry_run=True)
     assert not lost.database.exists()
@@ -333,51 +343,53 @@ def test_a_trial_whose_worker_died(whole: Place) -> None:
     assert (run.info.status, run.data.tags["flatsweep.state"]) == ("KILLED", "interrupted")
 
 
-def test_a_trial_that_is_worked_on_is_left_out(lost: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_is_worked_on_is_left_out(emptied: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.sync.LOCK_SECONDS", 0.1)
-    trial = lost.file.sweep.trials()[0]
-    with lost.folder(trial).lock(1):
-        done = sync(lost.file)
+    trial = emptied.file.sweep.trials()[0]
+    with emptied.folder(trial).lock(1):
+        done = sync(emptied.file)
     ((name, reason),) = done.left
     assert name == trial.trial_id and "another process is working" in reason
-    assert len(done.sent) == 4 and trial.trial_id not in lost.run_ids()
-    assert [one.trial_id for one in sync(lost.file).sent] == [trial.trial_id]
+    assert len(done.sent) == 4 and trial.trial_id not in emptied.run_ids()
+    assert [one.trial_id for one in sync(emptied.file).sent] == [trial.trial_id]
 
 
-def test_trials_that_are_no_longer_in_the_grid(lost: Place) -> None:
-    before = {stored.trial_id for stored in stored_runs(lost.file.sweep)[0]}
-    path = Path(lost.file.sweep.storage).with_name("smaller.yaml")
+def test_trials_that_are_no_longer_in_the_grid(emptied: Place) -> None:
+    before = {stored.trial_id for stored in stored_runs(emptied.file.sweep)[0]}
+    path = Path(emptied.file.sweep.storage).with_name("smaller.yaml")
     path.write_text(TEXT.replace("[0, 1, 2, 3, 4]", "[0]"))
-    root = Path(lost.file.sweep.storage) / "lost"
-    shutil.copytree(root / lost.file.sweep.trials()[1].trial_id, root / "copied")
-    shutil.copytree(root / lost.file.sweep.trials()[1].trial_id, root / f"{lost.file.sweep.trials()[1].trial_id}.old-1")
+    root = Path(emptied.file.sweep.storage) / "lost"
+    shutil.copytree(root / emptied.file.sweep.trials()[1].trial_id, root / "copied")
+    shutil.copytree(
+        root / emptied.file.sweep.trials()[1].trial_id, root / f"{emptied.file.sweep.trials()[1].trial_id}.old-1"
+    )
     done = sync(load_sweep_file(path))
-    assert lost.run_ids().keys() == before
+    assert emptied.run_ids().keys() == before
     assert [name for name, _ in done.left] == ["copied"] and "its trial.json is that of trial" in done.left[0].reason
-    parent = lost.store.client.get_run(lost.store.parent_run("lost"))
+    parent = emptied.store.client.get_run(emptied.store.parent_run("lost"))
     assert parent.info.status == "FINISHED", "the only cell has finished"
 
 
-def test_a_storage_of_an_earlier_version_says_what_it_lacks(made: Place, lost: Place) -> None:
+def test_a_storage_of_an_earlier_version_says_what_it_lacks(made: Place, emptied: Place) -> None:
     own, _ = made.tables()
-    root = Path(lost.file.sweep.storage) / "lost"
+    root = Path(emptied.file.sweep.storage) / "lost"
     (root / "journal.jsonl").unlink()
     next(root.glob("*/source.json")).unlink()
-    (note_of_it,) = sync(lost.file).notes
+    (note_of_it,) = sync(emptied.file).notes
     assert "for 5 new runs the storage does not say which commit" in note_of_it
     said = ["git_commit", "flatsweep_version", "ray_version", "mlflow_version", "python_version"]
-    waiting = lost.file.sweep.trials()[4].trial_id
-    again = lost.tables()[0]
+    waiting = emptied.file.sweep.trials()[4].trial_id
+    again = emptied.tables()[0]
     assert not again["git_commit"].any()
     # values, states and settings are all there
     same(own.drop(columns=said, errors="ignore"), again.drop(columns=said, errors="ignore"), but=waiting)
 
 
-def test_a_recorded_file_that_is_gone_is_said(lost: Place) -> None:
-    file = next((Path(lost.file.sweep.storage) / "lost").glob("*/measures/*.npz"))
+def test_a_recorded_file_that_is_gone_is_said(emptied: Place) -> None:
+    file = next((Path(emptied.file.sweep.storage) / "lost").glob("*/measures/*.npz"))
     file.unlink()
     for _ in range(2):
-        notes = sync(lost.file).notes
+        notes = sync(emptied.file).notes
         assert notes == [f"{file.parent.parent.name}: measures/{file.name} is gone from the storage"]
 
 
@@ -395,3 +407,26 @@ def test_what_is_refused(whole: Place, tmp_path: Path) -> None:
 def test_as_json(whole: Place) -> None:
     found: Synced = sync(whole.file, dry_run=True)
     assert found.as_dict()["complete"] == 5 and found.as_dict()["left"] == []
+
+
+@pytest.mark.slow
+def test_the_command(emptied: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the sweep's name; table, figures and report are on the sweep's run again."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    words = ["sync", "lost", "--storage", emptied.file.sweep.storage]
+
+    def run(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["flatsweep", *words, *more])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == 0
+        return capsys.readouterr().out
+
+    assert "5 runs would be made" in run("--dry-run") and not emptied.run_ids()
+    said = json.loads(run("--json"))
+    assert (said["parent"], said["complete"], len(said["sent"]), said["left"]) == ("made", 0, 5, [])
+    assert "nothing is missing: 5 runs hold all that the storage has of them" in run()
+    client, parent = emptied.store.client, emptied.store.parent_run("lost")
+    top = {item.path for item in client.list_artifacts(parent)}
+    assert {"sweep.yaml", "analysis", "report.html"} <= top
+    assert "analysis/table.csv" in {item.path for item in client.list_artifacts(parent, "analysis")}

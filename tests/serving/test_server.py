@@ -125,7 +125,7 @@ def test_it_answers_as_the_imitation_does(served: Served) -> None:
         "unauthenticated": served.ask(path),
         "bad host": served.ask(path, Host="evil.example"),
         "no experiment": served.ask(f"{API}/experiments/get-by-name?experiment_name=nope", "reader", READER),
-        "forbidden": served.ask(f"{API}/users/list", "reader", READER),
+        "forbidden": served.ask(f"{API}/users/create", "reader", READER, {"username": "x", "password": READER}),
     }
     assert served.ask(path, "admin", "wrong") == found["unauthenticated"]
     for name, (status, kind, body) in found.items():
