@@ -48,7 +48,7 @@ def test_the_image_is_built_in_stages_from_one_pinned_base() -> None:
     sources = [rest for name, rest in lines if name == "FROM"]
     assert [source.split(" AS ")[0] for source in sources] == ["${BASE}", "tools", "tools", "${BASE}"]
     last = lines[max(index for index, line in enumerate(lines) if line[0] == "FROM") :]
-    assert [rest for name, rest in last if name == "USER"] == ["10001:10001"]
+    assert [rest for name, rest in last if name == "USER"] == ["1000:1000"]
     assert [rest for name, rest in last if name == "HEALTHCHECK"]
     assert not [rest for name, rest in last if "python3-venv" in rest or "/build/tools" in rest]
 

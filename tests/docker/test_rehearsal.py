@@ -205,7 +205,7 @@ def submitted(stack: Stack) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_image_runs_as_nobody_special_and_holds_no_settings_of_the_builder(image: Image) -> None:
-    assert image.user == (10001, 10001)
+    assert image.user == (1000, 1000)
     assert image.config["Healthcheck"]["Test"] == ["CMD", "ray_health.py", "node"]
     assert not (image.root / "etc/pip.conf").exists() and not (image.root / "etc/uv").exists()
     assert not (image.root / "build").exists() and not (image.root / "opt/flatsweep/bin/pip").exists()
@@ -224,10 +224,11 @@ def test_the_image_says_its_commit(image: Image) -> None:
 def test_a_container_has_no_rights_and_cannot_write_to_the_image(stack: Stack) -> None:
     head = stack.containers["head"]
     status = head.execute("cat", "/proc/self/status").stdout
-    assert re.search(r"^Uid:\s+10001\s+10001\s+10001\s+10001$", status, re.MULTILINE)
+    assert re.search(r"^Uid:\s+1000\s+1000\s+1000\s+1000$", status, re.MULTILINE)
     assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE) and re.search(r"^CapBnd:\s+0+$", status, re.MULTILINE)
     assert "Read-only file system" in head.execute("touch", "/opt/flatsweep/new").stderr
     assert stack.secret("ray_token") not in head.execute("cat", "/proc/1/environ").stdout
+    assert head.execute("bash", "-lc", "command -v ray").stdout == "/opt/flatsweep/bin/ray\n"
 
 
 def test_every_service_became_healthy_and_its_check_can_fail(stack: Stack) -> None:
