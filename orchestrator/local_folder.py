@@ -36,7 +36,7 @@ def stored_folder(sweep: Sweep) -> Folder | None:
         return None
     folder = Folder(sweep.storage) / sweep.name
     try:
-        folder.exists("")
+        folder.exists("sweep.json")
     except StorageError as error:
         logger.info("%s is not seen from here: %s", folder, error)
         return None
