@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from orchestrator.local_folder import stored_folder
 from orchestrator.sink import CHANGED
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.journal import Record, read_records
 

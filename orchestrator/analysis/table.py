@@ -14,7 +14,8 @@ from orchestrator.settings import setting_labels
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers import layout
 
 SETTINGS, STATES = tuple(columns.SETTINGS), tuple(columns.STATES)
