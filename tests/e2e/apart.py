@@ -91,8 +91,11 @@ class Apart:
             ray += ["--dashboard-port", str(JOBS_PORT), "--temp-dir", str(self.folder / "ray")]
         else:
             ray += ["--address", f"{self.hosts.address(HEAD)}:{GCS_PORT}"]
-        hidden = f"mount -t tmpfs none {self.unshared} && " if name == "two" else ""
-        script = f"hostname {name} && {hidden}exec {' '.join(ray)}"
+        # nodes share nothing of Ray's: one would delete the files of jobs that another still needs
+        own = [self.folder / "ray"] if name != HEAD else []
+        own += [self.unshared] if name == "two" else []
+        mounts = "".join(f"mount -t tmpfs none {place} && " for place in own)
+        script = f"hostname {name} && {mounts}exec {' '.join(ray)}"
         kept = environment(**self.credentials(), **self.s3, PATH=f"{BIN}:{os.environ['PATH']}")
         with (self.folder / f"{name}.log").open("wb") as log:
             self.nodes[name] = subprocess.Popen(
@@ -130,7 +133,7 @@ class Apart:
 def cluster_apart(workers: Sequence[str] = WORKERS) -> Iterator[Apart]:
     """The whole of it, for the time of the block."""
     folder = Path(tempfile.mkdtemp(prefix="fsa-"))  # short: Ray's sockets lie in it
-    for name in ("client", "unshared", "server"):
+    for name in ("client", "unshared", "server", "ray"):
         (folder / name).mkdir()
     password = secrets.token_hex(12)
     for name, content in (("password", password), ("token", secrets.token_hex(32))):
