@@ -64,8 +64,9 @@ def test_every_file_it_copies_is_sent_to_the_builder() -> None:
 
 
 def test_the_tag_is_the_version() -> None:
-    used = re.findall(r"flatsweep:([\w.]+)-(cpu|gpu)", "".join(file.read_text() for file in DOCKER.glob("*.yaml")))
-    assert used and {version for version, _ in used} == {__version__}
+    for file in (*DOCKER.glob("*.yaml"), DOCKER / "README.md", ROOT / "Makefile"):
+        used = re.findall(r"flatsweep:([\d.]+)-", file.read_text())
+        assert used and set(used) == {__version__}, file
 
 
 def locked(file: Path) -> dict[str, set[str]]:
