@@ -15,6 +15,7 @@ import hosts
 import postgres
 import pytest
 from apart import BIN, WORKERS, Apart, cluster_apart
+from many import run_many
 
 import orchestrator
 
@@ -38,7 +39,8 @@ import json, sys
 from mlflow import MlflowClient
 client = MlflowClient(sys.argv[1])
 runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=5000)
-print(json.dumps([{"tags": r.data.tags, "params": r.data.params, "status": r.info.status} for r in runs]))
+print(json.dumps([{"tags": r.data.tags, "params": r.data.params, "metrics": r.data.metrics, "status": r.info.status,
+                   "start_ms": r.info.start_time, "end_ms": r.info.end_time} for r in runs]))
 """
 
 
@@ -111,6 +113,33 @@ def test_a_client_leaves_and_comes_back(apart: Apart) -> None:
     answer = apart.flatsweep("correlate", "journey", "--json", MLFLOW_TRACKING_URI=apart.tracking)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)
+
+
+def test_secrets_are_seen_nowhere(apart: Apart) -> None:
+    secrets = [(apart.folder / name).read_text() for name in ("token", "password", "database-password")]
+    file = apart.sweep("hushed", **LONG)
+    assert apart.flatsweep("submit", str(file), "--detach").returncode == 0
+    until(apart, file, "running")
+    commands = [path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert any("orchestrator.cluster.job" in command for command in commands)
+    assert apart.flatsweep("cancel", str(file)).returncode == 0
+    logs = [path.read_text(errors="replace") for path in apart.folder.rglob("*.log")]
+    said = apart.flatsweep("logs", str(file)).stdout
+    assert len(logs) > 5
+    for text in [*commands, *logs, said, json.dumps(recorded(apart, "hushed"))]:
+        assert not any(secret in text for secret in secrets)
+
+
+def test_many_short_trials_are_all_there_once(apart: Apart) -> None:
+    count = 500
+    many = run_many(apart, "many", count)
+    runs = recorded(apart, "many")
+    assert len(runs) == count
+    assert len({run["tags"]["flatsweep.trial_id"] for run in runs}) == count
+    assert {run["status"] for run in runs} == {"FINISHED"}
+    assert {run["tags"]["flatsweep.attempt"] for run in runs} == {"1"}
+    assert len(many.memory.samples) > 20
+    assert many.memory.growth() < 1.25
 
 
 def test_a_sweep_is_stopped_from_afar_and_goes_on(apart: Apart) -> None:
