@@ -15,12 +15,7 @@ from pathlib import Path
 
 from compare import machine
 
-sys.path[:0] = [str(Path(__file__).parents[1] / "tests"), str(Path(__file__).parents[1] / "tests/e2e")]
-
-from apart import WORKERS, cluster_apart
-from many import run_many
-from test_hosts_apart import recorded
-
+TESTS = Path(__file__).parents[1] / "tests"
 FEW = 10
 """Trials at the start that are left out: their workers were not warm yet."""
 
@@ -30,9 +25,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=500)
     count = parser.parse_args().trials
+    sys.path[:0] = [str(TESTS), str(TESTS / "e2e")]
+    from apart import WORKERS, cluster_apart
+    from many import run_many
+
     with cluster_apart() as apart:
         many = run_many(apart, "many", count)
-        runs = recorded(apart, "many")
+        runs = apart.recorded("many")
     ends = sorted(run["end_ms"] for run in runs)
     each = len(WORKERS) * (ends[-1] - ends[FEW - 1]) / 1000 / (count - FEW)
     costs = [sum(v for k, v in run["metrics"].items() if k.startswith("cost/") and "_seconds" in k) for run in runs]

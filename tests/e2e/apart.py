@@ -27,6 +27,14 @@ HEAD, STORE, CLIENT = "head", "store", "client"
 WORKERS = ("one", "two")
 JOBS_PORT, GCS_PORT = 8265, 6379
 START_SECONDS = 240.0
+RECORDS = """
+import json, sys
+from mlflow import MlflowClient
+client = MlflowClient(sys.argv[1])
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=5000)
+print(json.dumps([{"tags": r.data.tags, "params": r.data.params, "metrics": r.data.metrics, "status": r.info.status,
+                   "start_ms": r.info.start_time, "end_ms": r.info.end_time} for r in runs]))
+"""
 
 
 @dataclass
@@ -71,6 +79,13 @@ class Apart:
             cwd=self.folder / "client", env=self.client_environment(**env), capture_output=True, text=True,
             timeout=timeout, check=False,
         )  # fmt: skip
+
+    def recorded(self, sweep: str) -> list[dict[str, Any]]:
+        """The runs of a sweep's trials, as anybody on the network sees them."""
+        words = self.hosts.command(CLIENT, sys.executable, "-c", RECORDS, self.tracking)
+        done = subprocess.run(words, env=self.client_environment(), capture_output=True, text=True, check=True)
+        runs = [run for run in json.loads(done.stdout) if run["tags"].get("flatsweep.sweep") == sweep]
+        return [run for run in runs if run["tags"]["flatsweep.kind"] == "trial"]
 
     def client_environment(self, **env: str) -> dict[str, str]:
         return environment(**self.credentials()) | {"RAY_ADDRESS": self.address} | env
