@@ -13,7 +13,8 @@ from types import TracebackType
 
 from orchestrator.errors import UserError
 from orchestrator.sink import log_changes
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 
 logger = logging.getLogger(__name__)
 

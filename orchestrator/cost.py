@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.plan import Plan
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 from workers import layout
 
 

@@ -13,7 +13,8 @@ from orchestrator.plan import Action, Plan, make_plan, missing_measures
 from orchestrator.spec.base import place_of
 from orchestrator.spec.measures import MEASURES, Measure
 from orchestrator.spec.sweep import Evaluation, Sweep
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.storage import Folder
 

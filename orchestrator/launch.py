@@ -27,7 +27,8 @@ from orchestrator.priority import Turn
 from orchestrator.rounds import run_in_rounds
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, tracking_uri
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import tracking_uri
 
 SCRATCH_PREFIX, SCRATCH_NOTE = "flatsweep-", ".driver.scratch"
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

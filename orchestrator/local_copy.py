@@ -26,7 +26,8 @@ from orchestrator.sink import STATUS
 from orchestrator.spec.base import digest
 from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers.storage import Folder
 
 if TYPE_CHECKING:

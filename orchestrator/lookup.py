@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from orchestrator.errors import UserError
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import RESOLVED_FILE, SWEEP_TEXT, reached, sweep_query
+from orchestrator.tracking import RESOLVED_FILE, SWEEP_TEXT, sweep_query
+from orchestrator.tracking_place import reached
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

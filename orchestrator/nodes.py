@@ -7,7 +7,8 @@ from orchestrator.addresses import completed, without_secret
 from orchestrator.errors import UserError
 from orchestrator.placement import fits
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, tracking_uri
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import tracking_uri
 from orchestrator.versions import Code, own_code
 from workers.storage import Folder
 

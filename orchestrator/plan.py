@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.failures import ErrorClass
 from workers.storage import Folder

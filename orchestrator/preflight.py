@@ -12,7 +12,7 @@ from orchestrator.serving.database import schema_problem
 from orchestrator.serving.probe import server_problem
 from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import database_file, database_problem, tracking_uri
+from orchestrator.tracking_place import database_file, database_problem, tracking_uri
 from workers.failures import StorageError
 from workers.storage import Folder
 

@@ -12,7 +12,7 @@ from orchestrator.local_folder import local_folder
 from orchestrator.spec.loading import SweepFile, load_sweep_file
 from orchestrator.spec.places import is_address, located_storage, storage_problem
 from orchestrator.spec.sweep import NAME_PATTERN, Sweep
-from orchestrator.tracking import database_file
+from orchestrator.tracking_place import database_file
 from workers.storage import Folder
 
 TEXT_FILE, SWEEP_FILE = "sweep.yaml", "sweep.json"

@@ -20,7 +20,8 @@ from orchestrator.recorded import remember
 from orchestrator.run_content import RunContent
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from orchestrator.versions import source_tags
 from workers.failures import ErrorClass, StorageError
 from workers.journal import Journal, Record

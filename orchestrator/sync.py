@@ -11,7 +11,8 @@ from orchestrator.missing import Held, Missing, compare, send
 from orchestrator.recorded import TEXT_FILE
 from orchestrator.spec.loading import SweepFile
 from orchestrator.stored import Left, Stored, stored_runs
-from orchestrator.tracking import Store, tracking_uri
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import tracking_uri
 from workers.failures import StorageError
 from workers.journal import Journal, Record
 from workers.storage import Folder

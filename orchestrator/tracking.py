@@ -5,151 +5,28 @@ for ever: another attempt continues it.
 """
 
 import contextlib
-import logging
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.addresses import hidden, is_database, is_server, shown, with_driver
+from orchestrator.addresses import is_database, is_server
 from orchestrator.errors import UserError
 from orchestrator.run_content import RunContent
 from orchestrator.serving.database import schema_problem
 from orchestrator.spec.base import digest
-from orchestrator.spec.external import METHOD as EXTERNAL
-from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
+from orchestrator.tracking_place import artifacts_uri, database_file, database_problem, reached, tracking_uri
+from orchestrator.trial_run import TrialRun
 from orchestrator.versions import source_tags
 
 MAX_PARAMS = 100
 """MLflow's limit: params in a batch."""
 IDS_AT_ONCE = 1000
 """Ids of runs in one question: the parser of MLflow's filters is slow, and databases limit what one may hold."""
-DATABASE, ARTIFACTS = "mlflow.db", "artifacts"
 SWEEP_TEXT, RESOLVED_FILE = "sweep.yaml", "sweep.json"
 """Artifacts of a sweep's own run: the sweep file as written, and the sweep with absolute paths."""
-
-
-def tracking_uri(sweep: Sweep) -> str:
-    """Where a sweep is recorded: its own `tracking.uri`, else MLFLOW_TRACKING_URI, else SQLite in its storage.
-
-    Raises:
-        UserError: neither is given, and the storage is no folder that could hold SQLite.
-    """
-    if given := sweep.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI"):
-        return with_driver(given)
-    if is_address(sweep.storage):
-        raise UserError(
-            f"tracking: SQLite cannot lie in {sweep.storage}; say where runs are recorded: tracking.uri in the sweep "
-            "file, --tracking-uri or MLFLOW_TRACKING_URI, a server's address or sqlite:////a/file/of/this/machine.db"
-        )
-    return f"sqlite:///{sweep.storage}/{DATABASE}"
-
-
-def _artifacts(sweep: Sweep, database: Path | None) -> str:
-    """URI of the folder of artifacts: in the storage; if that is elsewhere, beside an SQLite file of this machine."""
-    if not is_address(sweep.storage):
-        return Path(sweep.storage, ARTIFACTS).as_uri()
-    return (database.absolute().parent / ARTIFACTS).as_uri() if database else f"{sweep.storage}/{ARTIFACTS}"
-
-
-def database_file(uri: str) -> Path | None:
-    """The file of an SQLite tracking URI; None for any other."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
-
-
-def database_problem(file: Path) -> str | None:
-    """What keeps a file from being an SQLite store; None for a good one and for one that is still to be made."""
-    if file.is_dir():
-        return f"tracking: {file} is a folder, not an SQLite file"
-    if file.exists() and file.stat().st_size:
-        with file.open("rb") as content:
-            if content.read(16) != b"SQLite format 3\x00":
-                return f"tracking: {file} is not an SQLite file"
-    return None
-
-
-@dataclass(frozen=True)
-class TrialRun:
-    """What the store holds of one trial."""
-
-    run_id: str
-    trial_id: str
-    status: str
-    """MLflow's."""
-    state: str
-    """Ours: pending, running, interrupted, finished, failed."""
-    evaluation_id: str
-    error_class: str
-    error: str
-    tags: dict[str, str]
-    """Ours, without prefix."""
-    metrics: dict[str, float]
-    """The latest value of each, without `sink.CHANGED`."""
-    params: dict[str, str]
-    started_ms: int = 0
-    """When it was made, in ms since 1970."""
-    changed_ms: int = 0
-    """When flatsweep last changed it; 0 for a run of a version that did not say so."""
-    curves: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
-    """Values at the epochs before the last whose networks were measured; only where they were asked for."""
-
-    @classmethod
-    def of(
-        cls,
-        run_id: str,
-        status: str,
-        tags: dict[str, str],
-        metrics: dict[str, float],
-        params: dict[str, str],
-        started_ms: int,
-        changed_ms: int,
-    ) -> "TrialRun":
-        """A run by what is stored of it: trial, state and error stand in its tags.
-
-        Raises:
-            UserError: its trial's id could not be one. Ids name folders, which writers of tags are not to choose.
-        """
-        if not NAME_PATTERN.fullmatch(tags.get("trial_id", "")):
-            raise UserError(
-                f"run {run_id} of the tracking store says that its trial is {tags.get('trial_id', '')!r}, which is no "
-                f"trial's id: somebody changed its tag flatsweep.trial_id; delete the run, or put the tag right"
-            )
-        return cls(
-            run_id=run_id,
-            trial_id=tags.get("trial_id", ""),
-            status=status,
-            state=tags.get("state", "pending"),
-            evaluation_id=tags.get("evaluation_id", ""),
-            error_class=tags.get("error_class", ""),
-            error=tags.get("error", ""),
-            tags=tags,
-            metrics=metrics,
-            params=params,
-            started_ms=started_ms,
-            changed_ms=changed_ms,
-        )
-
-    @property
-    def is_external(self) -> bool:
-        """Whether it is of a network that was not trained here, and so of no cell of the grid."""
-        return self.tags.get("method_name") == EXTERNAL
-
-
-@contextlib.contextmanager
-def reached(uri: str) -> Iterator[None]:
-    """What goes wrong with a store inside is said in one sentence, and without MLflow's long waits."""
-    quiet()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
-        reason = hidden(str(error), uri).splitlines()[0][:300]
-        raise UserError(f"the tracking store {shown(uri)} cannot be used: {reason}") from error
 
 
 class Store:
@@ -186,7 +63,7 @@ class Store:
             file.parent.mkdir(parents=True, exist_ok=True)
         elif is_database(uri) and (problem := schema_problem(uri)):  # likewise
             raise UserError(f"tracking: {problem}")
-        return cls(uri, sweep.experiment, _artifacts(sweep, file))
+        return cls(uri, sweep.experiment, artifacts_uri(sweep, file))
 
     @classmethod
     def existing(cls, sweep: Sweep) -> "Store | None":
@@ -208,18 +85,18 @@ class Store:
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:
         """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them."""
-        return [_trial_run(run) for run in self._search(_query(sweep_name, "trial"))]
+        return [TrialRun.of_mlflow(run) for run in self._search(_query(sweep_name, "trial"))]
 
     def changed_runs(self, sweep_name: str, since_ms: int) -> list[TrialRun]:
         """The trial runs of a sweep that flatsweep changed after a time, in ms since 1970."""
         from orchestrator.sink import CHANGED
 
         query = f"{_query(sweep_name, 'trial')} and metrics.`{CHANGED}` > {since_ms}"
-        return [_trial_run(run) for run in self._search(query)]
+        return [TrialRun.of_mlflow(run) for run in self._search(query)]
 
     def runs_by_id(self, run_ids: Sequence[str]) -> list[TrialRun]:
         """The trial runs with these ids, as far as they are there."""
-        return [_trial_run(run) for ids in _parts(run_ids) for run in self._search(_with_ids(ids))]
+        return [TrialRun.of_mlflow(run) for ids in _parts(run_ids) for run in self._search(_with_ids(ids))]
 
     def holds_exactly(self, sweep_name: str, run_ids: Sequence[str]) -> bool:
         """Whether the trial runs of a sweep are those with these different ids; what they hold is not fetched."""
@@ -436,30 +313,3 @@ def _parts(run_ids: Sequence[str]) -> list[Sequence[str]]:
 def _with_ids(run_ids: Sequence[str]) -> str:
     quoted = ",".join(f"'{run_id}'" for run_id in run_ids)
     return f"attributes.run_id IN ({quoted})"
-
-
-def _trial_run(run: Any) -> TrialRun:
-    from orchestrator.sink import CHANGED
-
-    tags = {key.removeprefix("flatsweep."): text for key, text in run.data.tags.items() if key.startswith("flatsweep.")}
-    metrics = dict(run.data.metrics)
-    changed_ms = int(metrics.pop(CHANGED, 0))
-    info = run.info
-    return TrialRun.of(
-        info.run_id, info.status, tags, metrics, dict(run.data.params), int(info.start_time or 0), changed_ms
-    )
-
-
-def quiet() -> None:
-    """Keeps MLflow's and alembic's chatter away, and its waits short, unless the user set otherwise."""
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # a server's runs announce themselves on stdout, in the middle of --json
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # a sweep's file comes from a server as an artifact, with a bar for each
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_TRUNCATE_LONG_VALUES", "false")
-    for name in ("alembic", "mlflow"):
-        logging.getLogger(name).setLevel(logging.WARNING)

@@ -4,12 +4,13 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from orchestrator.local_folder import stored_folder
 from orchestrator.sink import CHANGED
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.journal import Record, read_records
-from workers.storage import Folder
 
 LOOK_SECONDS = 2.0
 SHOWN_TAGS = ("attempt", "device", "host", "error_class", "error")
@@ -49,8 +50,7 @@ def _name(key: str, group: str) -> str:
 
 def trial_records(sweep: Sweep, store: Store, run: TrialRun) -> list[Record]:
     """Everything that is recorded of a trial."""
-    folder = Folder(sweep.storage) / sweep.name / run.trial_id
-    if records := read_records(folder):
+    if (root := stored_folder(sweep)) is not None and (records := read_records(root / run.trial_id)):
         return records
     points = [point for key in run.metrics if key != CHANGED for point in store.history(run.run_id, key)]
     found = [Record("metric", p.key, value=p.value, step=p.step, time_ms=p.timestamp) for p in points]
@@ -61,9 +61,10 @@ def trial_records(sweep: Sweep, store: Store, run: TrialRun) -> list[Record]:
 
 def traceback_of(sweep: Sweep, run: TrialRun) -> str:
     """The traceback of a trial that failed, where the storage is at hand."""
-    folder = Folder(sweep.storage) / sweep.name / run.trial_id
-    failed = run.state == "failed" and folder.exists(layout.ERROR)
-    return folder.read(layout.ERROR).decode(errors="replace") if failed else ""
+    if run.state != "failed" or (root := stored_folder(sweep)) is None:
+        return ""
+    folder = root / run.trial_id
+    return folder.read(layout.ERROR).decode(errors="replace") if folder.exists(layout.ERROR) else ""
 
 
 def follow(sweep: Sweep, store: Store, run: TrialRun) -> Iterator[str]:

@@ -17,11 +17,11 @@ import pandas as pd
 from orchestrator.analysis.columns import VALUES
 from orchestrator.analysis.figures import CHECKPOINTS, colours, save
 from orchestrator.analysis.table import compared, finished
+from orchestrator.local_folder import stored_folder
 from orchestrator.spec.landscape_measures import Landscape
 from orchestrator.spec.measures import KINDS
 from orchestrator.spec.sweep import Sweep
 from workers import layout
-from workers.storage import Folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -92,16 +92,17 @@ def read(sweep: Sweep, networks: pd.DataFrame, measure: Landscape) -> tuple[pd.D
     Returns:
         Columns `LABELS`, `draw`, `alpha` (and `beta`), and those of `KINDS`: a row for each network, draw and point.
     """
-    tables, missing = [], []
+    tables, missing, root = [], [], stored_folder(sweep)
     last_epochs = networks[networks["checkpoint"] == layout.LAST].set_index("trial_id")["epoch"].to_dict()
     for network, epoch in zip(networks[list(LABELS)].to_dict("records"), networks["epoch"], strict=True):
         row = {str(key): value for key, value in network.items()}
         # the last network under its other name, the best one, has no file of its own
         which = layout.LAST if epoch == last_epochs.get(row["trial_id"]) else row["checkpoint"]
-        folder = Folder(sweep.storage) / sweep.name / row["trial_id"] / layout.MEASURES
         name = layout.arrays_name(layout.result_name(measure, sweep.evaluation.seed, which))
         try:
-            content = folder.read(name)
+            if root is None:
+                raise FileNotFoundError(name)
+            content = (root / row["trial_id"] / layout.MEASURES).read(name)
         except FileNotFoundError:
             missing.append(f"{row['trial_id']} ({row['method']} | {row['regularizer']} | seed {row['seed']})")
             continue

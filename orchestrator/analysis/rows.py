@@ -137,7 +137,9 @@ def cell_numbers(rows: pd.DataFrame) -> Ints:
 
 def who(rows: pd.DataFrame) -> list[tuple[str, str]]:
     """Of each row the trial's id, and the network's label for people: `at | none | seed 0`."""
-    labels = []
+    labels: list[tuple[str, str]] = []
+    if rows.empty:  # of most columns, and pandas takes its time
+        return labels
     for trial_id, checkpoint, method, _, regularizer, setting, seed in rows[list(LABELS)].itertuples(index=False):
         parts = [method, regularizer, setting, f"seed {seed}", "" if checkpoint == "last" else checkpoint]
         labels.append((str(trial_id), " | ".join(str(part) for part in parts if part)))

@@ -15,7 +15,7 @@ from orchestrator.errors import UserError
 from orchestrator.spec.base import digest, flatten
 from orchestrator.spec.data import Data
 from orchestrator.spec.sweep import Evaluation
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 
 SOURCES = tuple(columns.SOURCES)
 """Columns of every table, all of them text: ids of a trial's older runs, its data, what made it. Those of further

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -14,7 +15,8 @@ from orchestrator.settings import setting_labels
 from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers import layout
 
 SETTINGS, STATES = tuple(columns.SETTINGS), tuple(columns.STATES)
@@ -233,20 +235,22 @@ def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
 
 def _values(run: TrialRun, network: str, prefix: str | None) -> dict[str, float]:
     """A network's values, by column; what training said and cost stands in the rows of last networks only."""
-    values = {}
+    return {name: value for key, value in run.metrics.items() if (name := _column(key, network, prefix))}
+
+
+@lru_cache(maxsize=10_000)  # the same names in every run
+def _column(key: str, network: str, prefix: str | None) -> str:
+    """Where a metric of a run stands in the row of a network; '' for one that is not in it."""
     inner = "" if network == layout.LAST else f"{network}/"
-    for key, value in run.metrics.items():
-        if key.startswith(("train/", "validation/", "cost/")):
-            name = "" if inner or (prefix and key != "cost/train_seconds" and key.startswith("cost/")) else key
-        elif prefix is None or not key.startswith(prefix + inner):
+    if key.startswith(("train/", "validation/", "cost/")):
+        name = "" if inner or (prefix and key != "cost/train_seconds" and key.startswith("cost/")) else key
+    elif prefix is None or not key.startswith(prefix + inner):
+        name = ""
+    else:
+        name = key.removeprefix(prefix + inner)
+        if "/" in name and not (name.startswith("cost/") and not inner):
             name = ""
-        else:
-            name = key.removeprefix(prefix + inner)
-            if "/" in name and not (name.startswith("cost/") and not inner):
-                name = ""
-        if name:
-            values[name.replace("/", "_")] = value
-    return values
+    return name.replace("/", "_")
 
 
 def _flags(run: TrialRun | None, network: str, prefix: str | None) -> str:

@@ -66,7 +66,8 @@ def existing_store(file: "SweepFile") -> Any:
     Raises:
         UserError: nothing is recorded of it.
     """
-    from orchestrator.tracking import Store, tracking_uri
+    from orchestrator.tracking import Store
+    from orchestrator.tracking_place import tracking_uri
 
     store = Store.existing(file.sweep)
     if store is None or store.experiment_id is None:
@@ -122,7 +123,7 @@ def report(file: "SweepFile", done: "Submitted", page: Path | None, as_json: boo
     from orchestrator.plan import Action
     from orchestrator.settings import trial_labels
     from orchestrator.show import plan_sentence, plan_table
-    from orchestrator.tracking import tracking_uri
+    from orchestrator.tracking_place import tracking_uri
 
     failed = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action is Action.FAILED]
     if as_json:

@@ -137,7 +137,7 @@ def _shown(cluster: Cluster, job_id: str, request: Request, detach: bool) -> int
 
 
 def _check_reachable_from_nodes(request: Request) -> None:
-    from orchestrator.tracking import database_file, tracking_uri
+    from orchestrator.tracking_place import database_file, tracking_uri
 
     uri = tracking_uri(request.sweep)
     if database_file(uri) is not None:

@@ -226,13 +226,16 @@ def status(
     """Show what is done, running, failed and missing."""
     from orchestrator.analysis.table import one_per_trial
     from orchestrator.driver import has_driver
+    from orchestrator.local_folder import stored_folder
     from orchestrator.show import status_table
 
     file, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation, fresh)
     counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
     shown = [column for column in STATUS_COLUMNS if column in table]
     table = table[table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
-    alive = has_driver(file.sweep)
+    # whoever does not see the storage believes the sweep's own run
+    seen = stored_folder(file.sweep) is not None
+    alive = has_driver(file.sweep) if seen else existing_store(file).is_driven(file.sweep.name)
     if as_json:
         print_json({"driver_alive": alive, "counts": counts, "trials": records(table[shown])})
         return

@@ -13,7 +13,7 @@ from orchestrator.doctor.finding import Finding, Level, Question
 from orchestrator.doctor.probing import Check, ask, stop_all
 from orchestrator.errors import UserError
 from orchestrator.spec.loading import SweepFile
-from orchestrator.tracking import tracking_uri
+from orchestrator.tracking_place import tracking_uri
 
 CHECKS = (
     Check("versions", "versions", 60),

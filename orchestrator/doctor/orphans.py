@@ -14,7 +14,8 @@ from orchestrator.local_folder import local_folder
 from orchestrator.spec.sweep import Sweep
 from orchestrator.stored import trial_folder_names
 from orchestrator.submit import close_orphans
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.failures import StorageError
 from workers.storage import Folder

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.addresses import public
 from orchestrator.doctor.finding import Finding, Level, Question, first_line
-from orchestrator.tracking import database_file, database_problem
+from orchestrator.tracking_place import database_file, database_problem
 
 CHECK = "tracking"
 ANSWER_SECONDS = 10

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.addresses import is_server, public
-from orchestrator.tracking import TrialRun, database_file
+from orchestrator.tracking_place import database_file
+from orchestrator.trial_run import TrialRun
 
 HOST = "host"
 LABELS = {

@@ -19,7 +19,7 @@ from orchestrator.analysis.sources import (
 from orchestrator.analysis.table import compared, one_per_trial, read_tables
 from orchestrator.errors import UserError
 from orchestrator.evaluations import ANALYSIS, analysis_folder, with_evaluation
-from orchestrator.local_folder import local_folder, to_storage
+from orchestrator.local_folder import local_folder, stored_folder, to_storage
 from orchestrator.report.files import landscapes, training_curves
 from orchestrator.report.page import Source, html
 from orchestrator.report.plots import Curves
@@ -97,7 +97,7 @@ def gather(
     for sweep in sweeps:
         table["error"] = table["error"].str.replace(sweep.storage, "<storage>", regex=False)
     measures = [measure for sweep in sweeps for measure in sweep.evaluation.measures]
-    figures = [landscapes(_stored(file, evaluation)) for file, _ in files]
+    figures = [landscapes(place) for file, _ in files if (place := _stored(file, evaluation)) is not None]
     return Source(
         name=" + ".join(sweep.name for sweep in sweeps),
         table=table,
@@ -122,7 +122,8 @@ def _training(sweeps: Sequence[Sweep], trials: pd.DataFrame) -> dict[str, Curves
     found: dict[str, Curves] = {}
     for sweep in sweeps:
         own = begun[begun[SWEEP] == sweep.name] if SWEEP in begun else begun
-        found |= training_curves(Folder(sweep.storage) / sweep.name, own["trial_id"])
+        if (folder := stored_folder(sweep)) is not None:
+            found |= training_curves(folder, own["trial_id"])
     return found
 
 
@@ -132,10 +133,11 @@ def _folder(file: SweepFile, evaluation: str | None) -> Path:
     return local_folder(sweep) / analysis_folder(file.sweep, sweep.evaluation)
 
 
-def _stored(file: SweepFile, evaluation: str | None) -> Folder:
-    """The same in the storage, where all who made figures have put them."""
+def _stored(file: SweepFile, evaluation: str | None) -> Folder | None:
+    """The same in the storage, where all who made figures have put them; None where it is not seen from here."""
     sweep = with_evaluation(file.sweep, evaluation)
-    return Folder(sweep.storage) / sweep.name / analysis_folder(file.sweep, sweep.evaluation)
+    root = stored_folder(sweep)
+    return root / analysis_folder(file.sweep, sweep.evaluation) if root is not None else None
 
 
 def _log(file: SweepFile, store: Store, path: Path) -> None:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from orchestrator.addresses import hidden, shown
-from orchestrator.tracking import quiet
+from orchestrator.tracking_place import quiet
 
 SECONDS = 8.0
 """For all questions together."""

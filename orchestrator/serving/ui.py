@@ -4,7 +4,8 @@ from orchestrator.addresses import is_server, public, shown
 from orchestrator.errors import UserError
 from orchestrator.serving.process import run_server
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, tracking_uri
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import tracking_uri
 
 HOST = "127.0.0.1"
 

@@ -12,7 +12,7 @@ from orchestrator.analysis.table import trial_table
 from orchestrator.errors import UserError
 from orchestrator.spec.measures import MEASURES, value_keys
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 
 SWEEP = Sweep.model_validate(
     {

@@ -17,7 +17,7 @@ from orchestrator.analysis.answer import answer, publish
 from orchestrator.analysis.landscapes import BAND, contour_levels, draw_curves, draw_surface, landscapes, read
 from orchestrator.analysis.table import trial_table
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 from workers import layout
 
 CURVES = {"name": "landscape", "points": 5, "draws": 2}

@@ -9,7 +9,7 @@ from orchestrator.analysis.sources import SOURCES, mixtures, not_used, refuse_mi
 from orchestrator.analysis.table import trial_table
 from orchestrator.errors import UserError
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 
 SWEEP = Sweep.model_validate({"name": "x", "grid": {"methods": ["at"], "seeds": [0, 1, 2, 3]}})
 TWO = Sweep.model_validate(

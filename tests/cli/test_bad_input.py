@@ -121,7 +121,7 @@ CASES = {
     "database is a folder": Case("submit s.yaml", "is a folder, not an SQLite file", before=folder("runs/mlflow.db")),
     # Ray
     "no Ray": Case("submit s.yaml --address 127.0.0.1:{port}", "address: no answer from Ray at 127.0.0.1:"),
-    "Ray by http": Case("submit s.yaml --address http://127.0.0.1:{port}", "is no address of a Ray cluster"),
+    "Ray by http": Case("submit s.yaml --address http://127.0.0.1:{port}", "every node must reach the store"),
     "Ray without port": Case("submit s.yaml --address head", "is no address of a Ray cluster"),
     "Ray with a port that is none": Case("submit s.yaml --address head:x", "is no address of a Ray cluster"),
     # storage

@@ -27,6 +27,14 @@ HEAD, STORE, CLIENT = "head", "store", "client"
 WORKERS = ("one", "two")
 JOBS_PORT, GCS_PORT = 8265, 6379
 START_SECONDS = 240.0
+RECORDS = """
+import json, sys
+from mlflow import MlflowClient
+client = MlflowClient(sys.argv[1])
+runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=5000)
+print(json.dumps([{"tags": r.data.tags, "params": r.data.params, "metrics": r.data.metrics, "status": r.info.status,
+                   "start_ms": r.info.start_time, "end_ms": r.info.end_time} for r in runs]))
+"""
 
 
 @dataclass
@@ -72,6 +80,13 @@ class Apart:
             timeout=timeout, check=False,
         )  # fmt: skip
 
+    def recorded(self, sweep: str) -> list[dict[str, Any]]:
+        """The runs of a sweep's trials, as anybody on the network sees them."""
+        words = self.hosts.command(CLIENT, sys.executable, "-c", RECORDS, self.tracking)
+        done = subprocess.run(words, env=self.client_environment(), capture_output=True, text=True, check=True)
+        runs = [run for run in json.loads(done.stdout) if run["tags"].get("flatsweep.sweep") == sweep]
+        return [run for run in runs if run["tags"]["flatsweep.kind"] == "trial"]
+
     def client_environment(self, **env: str) -> dict[str, str]:
         return environment(**self.credentials()) | {"RAY_ADDRESS": self.address} | env
 
@@ -91,8 +106,11 @@ class Apart:
             ray += ["--dashboard-port", str(JOBS_PORT), "--temp-dir", str(self.folder / "ray")]
         else:
             ray += ["--address", f"{self.hosts.address(HEAD)}:{GCS_PORT}"]
-        hidden = f"mount -t tmpfs none {self.unshared} && " if name == "two" else ""
-        script = f"hostname {name} && {hidden}exec {' '.join(ray)}"
+        # nodes share nothing of Ray's: one would delete the files of jobs that another still needs
+        own = [self.folder / "ray"] if name != HEAD else []
+        own += [self.unshared] if name == "two" else []
+        mounts = "".join(f"mount -t tmpfs none {place} && " for place in own)
+        script = f"hostname {name} && {mounts}exec {' '.join(ray)}"
         kept = environment(**self.credentials(), **self.s3, PATH=f"{BIN}:{os.environ['PATH']}")
         with (self.folder / f"{name}.log").open("wb") as log:
             self.nodes[name] = subprocess.Popen(
@@ -130,7 +148,7 @@ class Apart:
 def cluster_apart(workers: Sequence[str] = WORKERS) -> Iterator[Apart]:
     """The whole of it, for the time of the block."""
     folder = Path(tempfile.mkdtemp(prefix="fsa-"))  # short: Ray's sockets lie in it
-    for name in ("client", "unshared", "server"):
+    for name in ("client", "unshared", "server", "ray"):
         (folder / name).mkdir()
     password = secrets.token_hex(12)
     for name, content in (("password", password), ("token", secrets.token_hex(32))):

@@ -28,8 +28,6 @@ class Memory:
 class Many:
     """How it went."""
 
-    seconds: float
-    """From the first trial's start to the last one's end."""
     memory: Memory
     output: str
 
@@ -66,7 +64,7 @@ def run_many(apart: Apart, name: str, count: int, timeout: float = 1200) -> Many
         watcher.join()
     if done.returncode:
         raise RuntimeError(done.stdout[-3000:] + done.stderr[-3000:])
-    return Many(0.0, memory, done.stdout)
+    return Many(memory, done.stdout)
 
 
 def _watch(memory: Memory, ended: threading.Event) -> None:

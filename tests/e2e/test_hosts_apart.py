@@ -15,6 +15,7 @@ import hosts
 import postgres
 import pytest
 from apart import BIN, WORKERS, Apart, cluster_apart
+from many import run_many
 
 import orchestrator
 
@@ -33,27 +34,12 @@ LONG = {
         "schedule": "constant",
     }
 }
-RECORDS = """
-import json, sys
-from mlflow import MlflowClient
-client = MlflowClient(sys.argv[1])
-runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=5000)
-print(json.dumps([{"tags": r.data.tags, "params": r.data.params, "status": r.info.status} for r in runs]))
-"""
 
 
 @pytest.fixture(scope="module")
 def apart() -> Iterator[Apart]:
     with cluster_apart() as made:
         yield made
-
-
-def recorded(apart: Apart, sweep: str) -> list[dict[str, Any]]:
-    """The runs of a sweep's trials, as anybody on the network sees them."""
-    words = apart.hosts.command("client", sys.executable, "-c", RECORDS, apart.tracking)
-    done = subprocess.run(words, env=apart.client_environment(), capture_output=True, text=True, check=True)
-    runs = [run for run in json.loads(done.stdout) if run["tags"].get("flatsweep.sweep") == sweep]
-    return [run for run in runs if run["tags"]["flatsweep.kind"] == "trial"]
 
 
 def states(apart: Apart, file: Path) -> dict[str, str]:
@@ -100,7 +86,7 @@ def test_a_client_leaves_and_comes_back(apart: Apart) -> None:
     rerun = apart.flatsweep("rerun", str(file), "--error-class", "cancelled")
     assert rerun.returncode == 0, rerun.stderr + rerun.stdout
     assert Counter(states(apart, file).values()) == {"finished": 4}
-    runs = recorded(apart, "journey")
+    runs = apart.recorded("journey")
     assert sorted(run["tags"]["flatsweep.trial_id"] for run in runs) == sorted(states(apart, file))
     assert {run["status"] for run in runs} == {"FINISHED"}
     assert {run["tags"]["flatsweep.host"] for run in runs} == set(WORKERS)
@@ -113,6 +99,33 @@ def test_a_client_leaves_and_comes_back(apart: Apart) -> None:
     assert json.loads(answer.stdout)
 
 
+def test_secrets_are_seen_nowhere(apart: Apart) -> None:
+    secrets = [(apart.folder / name).read_text() for name in ("token", "password", "database-password")]
+    file = apart.sweep("hushed", **LONG)
+    assert apart.flatsweep("submit", str(file), "--detach").returncode == 0
+    until(apart, file, "running")
+    commands = [path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline")]
+    assert any("orchestrator.cluster.job" in command for command in commands)
+    assert apart.flatsweep("cancel", str(file)).returncode == 0
+    logs = [path.read_text(errors="replace") for path in apart.folder.rglob("*.log")]
+    said = apart.flatsweep("logs", str(file)).stdout
+    assert len(logs) > 5
+    for text in [*commands, *logs, said, json.dumps(apart.recorded("hushed"))]:
+        assert not any(secret in text for secret in secrets)
+
+
+def test_many_short_trials_are_all_there_once(apart: Apart) -> None:
+    count = 500
+    many = run_many(apart, "many", count)
+    runs = apart.recorded("many")
+    assert len(runs) == count
+    assert len({run["tags"]["flatsweep.trial_id"] for run in runs}) == count
+    assert {run["status"] for run in runs} == {"FINISHED"}
+    assert {run["tags"]["flatsweep.attempt"] for run in runs} == {"1"}
+    assert len(many.memory.samples) > 20
+    assert many.memory.growth() < 1.25
+
+
 def test_a_sweep_is_stopped_from_afar_and_goes_on(apart: Apart) -> None:
     file = apart.sweep("stopped", **LONG)
     assert apart.flatsweep("submit", str(file), "--detach").returncode == 0
@@ -123,7 +136,7 @@ def test_a_sweep_is_stopped_from_afar_and_goes_on(apart: Apart) -> None:
     done = apart.flatsweep("submit", str(file), "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["counts"] == {"done": 2}
-    assert {run["tags"]["flatsweep.attempt"] for run in recorded(apart, "stopped")} == {"2"}
+    assert {run["tags"]["flatsweep.attempt"] for run in apart.recorded("stopped")} == {"2"}
 
 
 def test_what_cannot_work_is_refused_before_anything_starts(apart: Apart) -> None:
@@ -145,7 +158,7 @@ def test_what_cannot_work_is_refused_before_anything_starts(apart: Apart) -> Non
         assert (done.returncode, sentence in done.stderr) == (2, True), (sentence, done.stderr, done.stdout)
         assert done.stderr.count("error: ") == 1
         assert "Traceback" not in done.stderr + done.stdout
-    assert recorded(apart, "refused") == []
+    assert apart.recorded("refused") == []
 
 
 def test_the_code_of_a_wheel_runs_instead(apart: Apart) -> None:
@@ -156,7 +169,7 @@ def test_the_code_of_a_wheel_runs_instead(apart: Apart) -> None:
             content.write(file, file.relative_to(code))
     done = apart.flatsweep("submit", str(apart.sweep("carried")), "--wheel", str(wheel), PYTHONPATH=str(code))
     assert done.returncode == 0, done.stderr + done.stdout
-    digests = {run["tags"]["flatsweep.code_digest"] for run in recorded(apart, "carried")}
+    digests = {run["tags"]["flatsweep.code_digest"] for run in apart.recorded("carried")}
     words = [sys.executable, "-c", "from orchestrator.versions import own_code; print(own_code().digest)"]
     environment = apart.client_environment(PYTHONPATH=str(code))
     shown = subprocess.run(words, env=environment, cwd=code, capture_output=True, text=True, check=True)

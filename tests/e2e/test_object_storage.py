@@ -48,14 +48,14 @@ class Elsewhere:
     def started(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [sys.executable, "-c", CALL, *words], cwd=self.folder, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT if "--json" not in words else None, start_new_session=True,
         )  # fmt: skip
 
     def said(self, *words: str, code: int = 0) -> str:
         process = self.started(*words)
-        out, err = process.communicate(timeout=280)
-        assert process.returncode == code, err
-        return out + err
+        out, _ = process.communicate(timeout=280)
+        assert process.returncode == code, out
+        return out
 
     def folder_of(self, trial_id: str) -> Folder:
         return Folder(self.storage) / "x" / trial_id
@@ -77,6 +77,7 @@ def test_a_sweep_on_s3_is_killed_and_goes_on(tmp_path: Path, server: S3Server) -
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(driver.pid, signal.SIGKILL)  # the driver, and what it started in its group
+            print(driver.stdout.read() if driver.stdout else "")
     place.said("submit", "x.yaml")
     for trial_id, trial in place.trials.items():
         run_trial(trial, None, Folder(str(tmp_path / trial_id)))

@@ -15,7 +15,8 @@ import pytest
 from sweeping import BASE, Place, each_epoch_once, environment, wait_for
 
 from orchestrator.local_copy import LocalCopy
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 
 pytestmark = pytest.mark.timeout(900)
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.spec.sweep import Sweep, Trial
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers.journal import Journal, Record
 from workers.storage import Folder
 

@@ -12,7 +12,8 @@ from orchestrator.addresses import completed, hidden, is_server, public, refusal
 from orchestrator.errors import UserError
 from orchestrator.recorded import Places, open_sweep
 from orchestrator.spec.loading import load_sweep_file
-from orchestrator.tracking import Store, tracking_uri
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import tracking_uri
 
 SWEEP = {"name": "s", "grid": {"methods": ["at"], "seeds": [0]}}
 WORD = "Tr0ub4dor"

@@ -24,7 +24,8 @@ from orchestrator.errors import UserError
 from orchestrator.launch import SCRATCH_NOTE
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, tracking_uri
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import tracking_uri
 from workers import layout
 from workers.journal import Journal, Record
 from workers.storage import Folder

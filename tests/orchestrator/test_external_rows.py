@@ -14,7 +14,7 @@ from orchestrator.plan import Action, Traces, estimate, make_plan
 from orchestrator.spec.external import METHOD
 from orchestrator.spec.methods import METHODS
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 from workers import layout
 
 

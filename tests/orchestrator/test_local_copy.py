@@ -16,7 +16,8 @@ from orchestrator.sink import CHANGED, RunSink
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Evaluation, Sweep
 from orchestrator.submit import rerun_failed
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.journal import Record
 

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.analysis.correlation import correlate
 from orchestrator.analysis.table import compared, one_per_trial, trial_table
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 
 MEASURE = "average_flatness_xi0.5"
 TARGET = "robust_loss_gap"

@@ -18,7 +18,8 @@ from orchestrator.recorded import Places, open_sweep, remember
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.places import is_address, located_storage, storage_problem
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import Store, tracking_uri
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import tracking_uri
 from workers.storage import Folder
 
 

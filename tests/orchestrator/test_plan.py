@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.plan import Action, Plan, Traces, decide, estimate, folder_traces, make_plan
 from orchestrator.spec.sweep import Evaluation, Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 from workers.failures import ErrorClass
 from workers.layout import checkpoint_name, result_name
 from workers.storage import Folder

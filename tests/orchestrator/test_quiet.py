@@ -3,7 +3,7 @@
 import pytest
 from mlflow.environment_variables import MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR as BARS
 
-from orchestrator.tracking import quiet
+from orchestrator.tracking_place import quiet
 
 
 def test_a_file_from_a_server_comes_without_bars_unless_they_are_wanted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from orchestrator.analysis.sources import SOURCES
 from orchestrator.analysis.table import SETTINGS, STATES, finished, trial_table
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 
 
 def a_sweep(**changes: object) -> Sweep:

@@ -8,7 +8,7 @@ import pytest
 from orchestrator.launch import stages
 from orchestrator.plan import Action, Plan, Traces, make_plan
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 
 UNLABELED = {"name": "unlabeled", "over": ["at", "trades"]}
 

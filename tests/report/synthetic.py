@@ -12,7 +12,7 @@ from orchestrator.report.page import Source
 from orchestrator.report.provenance import facts
 from orchestrator.spec.measures import value_keys
 from orchestrator.spec.sweep import Sweep, Trial
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 
 METHODS: list[Any] = ["at", {"name": "trades", "beta": [1, 6]}, {"name": "awp", "over": "at", "gamma": 0.01}, "mart"]
 REGULARIZERS: list[Any] = ["none", {"name": "label_noise", "rate": 0.3}, {"name": "weight_decay", "value": 5e-3}]

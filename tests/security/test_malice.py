@@ -28,7 +28,8 @@ from orchestrator.spec.landscape_measures import Landscape
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Sweep, Trial
 from orchestrator.submit import close_orphans
-from orchestrator.tracking import Store, TrialRun
+from orchestrator.tracking import Store
+from orchestrator.trial_run import TrialRun
 from tests.workers.toys import CPU, digits, trial
 from workers import layout
 from workers.checkpoints import newest, packed

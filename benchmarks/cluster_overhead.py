@@ -1,0 +1,47 @@
+"""What a short trial costs on a cluster: hosts apart, S3 storage, MLflow on Postgres, a client elsewhere.
+
+    python benchmarks/cluster_overhead.py [--trials 500]
+
+Head, two workers of one core each, services and client are network namespaces of this machine, so all of them share its
+cores: the figure is an upper bound. A trial's own work is what it records of itself (`cost/...`); the rest of the time
+between the first and the last trial's end, for each worker, is overhead. Needs root, iproute2 and Postgres' programs.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from pathlib import Path
+
+from compare import machine
+
+TESTS = Path(__file__).parents[1] / "tests"
+FEW = 10
+"""Trials at the start that are left out: their workers were not warm yet."""
+
+
+def main() -> None:
+    """Prints seconds a trial, its own work, the overhead, and the driver's memory."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=500)
+    count = parser.parse_args().trials
+    sys.path[:0] = [str(TESTS), str(TESTS / "e2e")]
+    from apart import WORKERS, cluster_apart
+    from many import run_many
+
+    with cluster_apart() as apart:
+        many = run_many(apart, "many", count)
+        runs = apart.recorded("many")
+    ends = sorted(run["end_ms"] for run in runs)
+    each = len(WORKERS) * (ends[-1] - ends[FEW - 1]) / 1000 / (count - FEW)
+    costs = [sum(v for k, v in run["metrics"].items() if k.startswith("cost/") and "_seconds" in k) for run in runs]
+    memory = many.memory.samples
+    load = " / ".join(f"{value:.1f}" for value in os.getloadavg())
+    print(f"{machine()}, load {load}; {len(runs)} runs of {count} trials, {len(WORKERS)} workers")
+    print(f"{each:.2f} s a trial and worker, of that {statistics.median(costs):.2f} s its own work")
+    print(f"overhead {each - statistics.median(costs):.2f} s")
+    print(f"driver: {memory[len(memory) // 5]:.0f} MiB after a fifth, {max(memory):.0f} MiB at most")
+
+
+if __name__ == "__main__":
+    main()
