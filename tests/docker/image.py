@@ -67,10 +67,19 @@ class Builder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        driver = os.environ.get("STORAGE_DRIVER", "vfs")  # buildah's own variable; overlay takes less room and time
-        self._words = ["buildah", "--root", folder / "root", "--runroot", folder / "run", "--storage-driver", driver]
         (folder / "tmp").mkdir(parents=True, exist_ok=True)
         self._env = os.environ | {"TMPDIR": str(folder / "tmp"), "BUILDAH_ISOLATION": "chroot"}
+        self._words = ["buildah", "--root", folder / "root", "--runroot", folder / "run", "--storage-driver"]
+        self._words.append(self._driver())
+
+    def _driver(self) -> str:
+        """overlay where it works, as vfs copies every layer whole; or what buildah's own STORAGE_DRIVER says."""
+        if given := os.environ.get("STORAGE_DRIVER"):
+            return given
+        with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            words = ["buildah", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--storage-driver", "overlay"]
+            tried = subprocess.run([*words, "info"], env=self._env, capture_output=True, check=False)
+        return "vfs" if tried.returncode else "overlay"
 
     def run(self, *words: object, show: bool = False) -> str:
         """Buildah's answer; its words go to the terminal where they are to be shown."""
@@ -102,8 +111,9 @@ class Builder:
             secrets = [f"--secret=id={id},src={file}" for id, file in _settings(Path(folder)).items()]
             arguments = {"BASE": self.base(), "VARIANT": variant, "COMMIT": commit}
             words = [word for key, value in arguments.items() for word in ("--build-arg", f"{key}={value}")]
+            layers = "--layers" if os.environ.get(REUSE) else "--layers=false"
             self.run(
-                "build", "--format", "docker", "--layers", *words, *secrets, "--tag", name, "--file", DOCKERFILE, ROOT,
+                "build", "--format", "docker", layers, *words, *secrets, "--tag", name, "--file", DOCKERFILE, ROOT,
                 show=True,
             )  # fmt: skip
         return name

@@ -2,8 +2,8 @@
 
 What they are started with (commands, environment, secrets, ports, health checks, the order) is read from the file, so
 that file and rehearsal cannot drift apart. Postgres is Debian's and the store is moto's S3 server: their images need an
-engine. Most of the time and room goes to torch's libraries. FLATSWEEP_TEST_IMAGES=FOLDER keeps what was built for the
-next run; STORAGE_DRIVER=overlay needs half of the room where that works.
+engine. Most of the time and room (20 GB in TMPDIR while it builds) goes to torch's libraries;
+FLATSWEEP_TEST_IMAGES=FOLDER keeps what was built for the next run.
 """
 
 import contextlib
