@@ -16,7 +16,7 @@ from sweeping import Place, environment, processes, wait_for
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(1500),
+    pytest.mark.timeout(3000),
     pytest.mark.skipif(hosts.why_not() is not None, reason=str(hosts.why_not())),
 ]
 SCRIPT = Path(__file__).parents[2] / "docs/guides/slurm/sweep.sbatch"
@@ -56,7 +56,7 @@ def test_a_job_that_runs_out_of_time_goes_on_when_it_is_queued_again(
     job = allocation.start(SCRIPT, str(place.file), env=env)
     try:
         wait_for(
-            lambda: all(place.epochs(trial) >= 1 for trial in trials) or job.poll() is not None, "both trials", 400
+            lambda: all(place.epochs(trial) >= 1 for trial in trials) or job.poll() is not None, "both trials", 900
         )
         assert job.poll() is None, allocation.output
         assert stat.S_IMODE(allocation.token.stat().st_mode) == 0o600
@@ -77,7 +77,7 @@ def test_a_job_that_runs_out_of_time_goes_on_when_it_is_queued_again(
     allocation.requeued.unlink()
     job = allocation.start(SCRIPT, str(place.file), env=env | {"SLURM_RESTART_COUNT": "1"})
     try:
-        assert job.wait(700) == 0, allocation.output
+        assert job.wait(1200) == 0, allocation.output
     finally:
         job.kill()
     assert "start 2" in allocation.output
@@ -93,7 +93,7 @@ def test_a_mistake_ends_the_job_for_good(rehearsal: tuple[Allocation, Place, dic
     place.write(resources={"cpu": 64, "gpu": 0})
     job = allocation.start(SCRIPT, str(place.file), env=env)
     try:
-        assert job.wait(400) == 2, allocation.output
+        assert job.wait(900) == 2, allocation.output
     finally:
         job.kill()
     assert "resources: a trial wants 64 CPU" in allocation.output
