@@ -6,6 +6,7 @@ from pathlib import Path
 from orchestrator.analysis.table import one_per_trial, read_table
 from orchestrator.errors import UserError
 from orchestrator.evaluations import analysis_folder, with_evaluation
+from orchestrator.local_copy import LocalCopy
 from orchestrator.report.files import landscapes, training_curves
 from orchestrator.report.page import Source, html
 from orchestrator.report.provenance import facts, public, run_base
@@ -66,7 +67,7 @@ def gather(file: SweepFile, store: Store, evaluation: str | None, folder: Path) 
         store=public(store.uri),
         made=datetime.now(UTC),
         run_base=run_base(store.uri, store.experiment_id),
-        facts=facts(store.trial_runs(sweep.name)),
+        facts=facts(LocalCopy(sweep, store).trial_runs()),
         training=training_curves(Folder(sweep.storage) / sweep.name, trials.loc[trials["run_id"] != "", "trial_id"]),
         landscapes=shown,
         landscapes_left=left,
