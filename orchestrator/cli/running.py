@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from orchestrator.addresses import is_server
 from orchestrator.cli.commands import (
     INTERRUPTED,
     existing_store,
@@ -96,7 +97,7 @@ def send(request: Request, address: str, detach: bool, wheel: Path | None) -> in
         detach: return as soon as the cluster has checked everything and begun.
         wheel: of the code that is to run there.
     """
-    _check_reachable_from_nodes(request)
+    _check_tracking(request)
     cluster = Cluster(address)
     err = open_console(err=True)
     job_id = cluster.start(request, wheel, err.width)
@@ -136,7 +137,9 @@ def _shown(cluster: Cluster, job_id: str, request: Request, detach: bool) -> int
     return job.exit_code
 
 
-def _check_reachable_from_nodes(request: Request) -> None:
+def _check_tracking(request: Request) -> None:
+    """Refuses a store that cannot serve a cluster, or this client; one that only the cluster may reach is left to it."""
+    from orchestrator.serving.probe import NO_ANSWER, server_problem
     from orchestrator.tracking_place import database_file, tracking_uri
 
     uri = tracking_uri(request.sweep)
@@ -145,3 +148,6 @@ def _check_reachable_from_nodes(request: Request) -> None:
             f"tracking: on a cluster every node must reach the store, and {uri} is a file; start an MLflow server "
             "(`flatsweep server`) and give its address by tracking.uri, --tracking-uri or MLFLOW_TRACKING_URI"
         )
+    problem = server_problem(uri) if is_server(uri) else None
+    if problem and not problem.startswith(NO_ANSWER):
+        raise UserError(f"tracking: {problem}")

@@ -19,6 +19,7 @@ from orchestrator.analysis.sources import (
 from orchestrator.analysis.table import compared, one_per_trial, read_tables
 from orchestrator.errors import UserError
 from orchestrator.evaluations import ANALYSIS, analysis_folder, with_evaluation
+from orchestrator.local_copy import LocalCopy
 from orchestrator.local_folder import local_folder, stored_folder, to_storage
 from orchestrator.report.files import landscapes, training_curves
 from orchestrator.report.page import Source, html
@@ -106,7 +107,7 @@ def gather(
         stores=list(dict.fromkeys(shown_store(store.uri, sweep.storage) for sweep, store in sources)),
         made=datetime.now(UTC),
         run_base=run_base([(store.uri, store.experiment_id) for _, store in sources]),
-        facts=facts([run for sweep, store in sources for run in store.trial_runs(sweep.name)]),
+        facts=facts([run for sweep, store in sources for run in LocalCopy(sweep, store).trial_runs()]),
         training=_training(sweeps, one_per_trial(table)),
         landscapes=[figure for shown, _ in figures for figure in shown],
         landscapes_left=[name for _, left in figures for name in left],

@@ -10,6 +10,8 @@ from orchestrator.tracking_place import quiet
 SECONDS = 8.0
 """For all questions together."""
 API = "/api/2.0/mlflow"
+NO_ANSWER = "no answer from the tracking server"
+"""How the sentence begins that says so; another machine may get one."""
 BAD_HOST = "Invalid Host header"
 """How MLflow's refusal of an unknown name begins (mlflow.server.security_utils.INVALID_HOST_MSG)."""
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or ~/.mlflow/credentials"
@@ -76,9 +78,7 @@ class _Look:
                 self._creds, API + path, method, max_retries=0, timeout=left, raise_on_status=False, **given
             )
         except (MlflowException, OSError, ValueError) as error:
-            raise _RefusalError(
-                f"no answer from the tracking server {shown(self.uri)}: {self._reason(error)}"
-            ) from error
+            raise _RefusalError(f"{NO_ANSWER} {shown(self.uri)}: {self._reason(error)}") from error
         body = _json(answer.text)
         if answer.status_code == 200 and body is not None:
             return body
