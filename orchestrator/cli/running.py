@@ -138,7 +138,7 @@ def _shown(cluster: Cluster, job_id: str, request: Request, detach: bool) -> int
 
 
 def _check_tracking(request: Request) -> None:
-    """Refuses a store that cannot serve a cluster, or this client; one that only the cluster may reach is left to it."""
+    """Refuses a store that cannot serve a cluster or this client; one that only the cluster reaches is left to it."""
     from orchestrator.serving.probe import NO_ANSWER, server_problem
     from orchestrator.tracking_place import database_file, tracking_uri
 
