@@ -1,7 +1,6 @@
 """Several sweeps in one question: `correlate a b`, `report a b` and `load_sweep("a", "b")` on what is on record."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from scipy import stats
 
 from orchestrator import compared, correlate, describe, load_sweep
 from orchestrator.errors import UserError
+from orchestrator.run_content import RunContent
 from orchestrator.sink import RunSink
 from orchestrator.spec.external import External
 from orchestrator.spec.sweep import Trial
@@ -47,8 +47,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     The seed 1 of mart failed in `a`. Both have a network from elsewhere called `net`, which is not the same.
     """
     folder = tmp_path_factory.mktemp("several")
-    kept = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/all.db"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/all.db")
+        _record(folder)
+        yield folder
+
+
+def _record(folder: Path) -> None:
     for name, seeds, draws in (("a", [0, 1], 10), ("b", [1, 2], 10), ("c", [3], 20)):
         (folder / f"{name}.yaml").write_text(TEXT.format(name=name, seeds=seeds, draws=draws))
     a = put_on_record(folder / "a.yaml", gap)
@@ -59,12 +64,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         trial = sweep.file.sweep.trials()[0]
         net = External(label="net", weights=weights, data=trial.data, attack=trial.training.attack)
         parent = str(sweep.store.parent_run(sweep.file.sweep.name))
-        run_id = sweep.store.create_external_run(net, {}, sweep.file.sweep.name, parent)
+        run_id = sweep.store.create_run(RunContent.of_external(net, {}), sweep.file.sweep.name, parent, {})
         tag = Record("tag", "evaluation_id", text=sweep.file.sweep.evaluation.evaluation_id)
         values = metrics({GAP: 0.75, FLATNESS: 1.0 + int(weights[0])})
         RunSink(sweep.store.uri, run_id).send([*values, tag, Record("state", "state", text="finished")])
-    yield folder
-    os.environ.pop("MLFLOW_TRACKING_URI") if kept is None else os.environ.update(MLFLOW_TRACKING_URI=kept)
 
 
 def run_of(on_record: OnRecord, method: str, seed: int) -> str:
