@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.plan import Action, Plan, Traces, decide, estimate, folder_traces, make_plan
@@ -137,6 +137,7 @@ TRACES = st.just(NOTHING) | st.builds(
 )
 
 
+@settings(deadline=None)  # on a loaded machine any example may take long
 @given(RUNS, TRACES)
 def test_what_must_hold_for_every_trial(run: TrialRun | None, traces: Traces) -> None:
     action, reason = decide(TRIAL, EVALUATION, run, traces)
