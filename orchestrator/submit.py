@@ -169,7 +169,8 @@ def _close(store: Store, run: TrialRun, folder: Folder, failure: tuple[ErrorClas
             if not states or states[-1] == "running" or (failure and states[-1] == "interrupted"):
                 tags = [Record("tag", key, text=text) for key, text in error.items()]
                 journal.add([*tags, Record("state", "state", text=state)])
-            RunSink(store.uri, run.run_id, folder).send(journal.records)
+            with store.reached():
+                RunSink(store.uri, run.run_id, folder).send(journal.records)
     except StorageError as problem:
         raise UserError(f"{problem}: it may belong to a driver that was killed; try again in a moment") from problem
 
