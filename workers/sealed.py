@@ -34,7 +34,7 @@ def unsealed(content: bytes, **types: type | tuple[type, ...]) -> dict[str, Any]
     if check is not None and check != _check(found):
         raise ValueError("its checksum differs")
     for key, wanted in types.items():
-        if not isinstance(found.get(key), wanted):
+        if key not in found or not isinstance(found[key], wanted):
             raise ValueError(f"'{key}' is missing or of another kind")
     return found
 

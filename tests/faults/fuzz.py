@@ -15,10 +15,10 @@ import warnings
 from pathlib import Path
 from random import Random
 
-from tests.faults import fuzz_words
+from tests.faults import fuzz_archives, fuzz_records, fuzz_words
 from tests.faults.fuzz_target import Target
 
-TARGETS: dict[str, Target] = fuzz_words.TARGETS
+TARGETS: dict[str, Target] = fuzz_words.TARGETS | fuzz_records.TARGETS | fuzz_archives.TARGETS
 
 
 def made(name: str, seed: int, number: int) -> bytes:
