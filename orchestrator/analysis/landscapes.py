@@ -79,7 +79,9 @@ def landscapes(sweep: Sweep, table: pd.DataFrame, folder: Path) -> Drawn:
         # an early-stopped network that is the last one has a curve among the early-stopped, but no second surface
         networks = done[done["checkpoint"].isin(CHECKPOINTS)] if measure.dimensions == 1 else compared(table)
         points, missing = read(sweep, networks, measure)
-        drawn.notes.extend(f"no {measure.named()} of {who}: its file is not in the sweep's storage, or damaged" for who in missing)
+        drawn.notes.extend(
+            f"no {measure.named()} of {who}: its file is not in the sweep's storage, or damaged" for who in missing
+        )
         if points.empty:
             continue
         if measure.dimensions == 1:

@@ -190,7 +190,9 @@ class _NoStore:
 @cache
 def _runs() -> list[TrialRun]:
     return [
-        TrialRun.of(f"run{number}", "FINISHED", {"trial_id": f"t{number}", "state": "finished"}, {"a": 0.5}, {"b": "c"}, 1, 2)
+        TrialRun.of(
+            f"run{number}", "FINISHED", {"trial_id": f"t{number}", "state": "finished"}, {"a": 0.5}, {"b": "c"}, 1, 2
+        )
         for number in range(3)
     ]
 
@@ -220,7 +222,7 @@ def _check_copy(content: bytes, folder: Path) -> bool:
 
 
 TARGETS = {
-    "checkpoint": Target(_make_checkpoint, _change_checkpoint, _check_checkpoint),
-    "arrays": Target(lambda random: _change_arrays(random, random.choice(_arrays())), _change_arrays, _check_arrays),
-    "copy": Target(lambda random: _change_copy(random, _copy()), _change_copy, _check_copy),
+    "checkpoint": Target(_make_checkpoint, _check_checkpoint),
+    "arrays": Target(lambda random: _change_arrays(random, random.choice(_arrays())), _check_arrays),
+    "copy": Target(lambda random: _change_copy(random, _copy()), _check_copy),
 }

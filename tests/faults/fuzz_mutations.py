@@ -17,20 +17,75 @@ NUMBERS = [
 ]
 TOKENS = [
     *(b"\0", b"\r", b"\n", b"\r\n", b"\t", b"\x85", "\u2028".encode(), "\ufeff".encode(), b"\xff\xfe", b"\xc0\x80"),
-    *(b"\xed\xa0\x80", b'"\\ud800"', b"\\u0000", b"\x1b[2J", "\u202e".encode(), "\U0001f4a9".encode(), b"\xf4\x90\x80\x80"),
+    *(
+        b"\xed\xa0\x80",
+        b'"\\ud800"',
+        b"\\u0000",
+        b"\x1b[2J",
+        "\u202e".encode(),
+        "\U0001f4a9".encode(),
+        b"\xf4\x90\x80\x80",
+    ),
     *(b"{", b"}", b"[", b"]", b'"', b"'", b",", b":", b": ", b"- ", b"#", b"&a ", b"*a", b"!!", b"<<: ", b"? ", b"|\n"),
     *(b">-\n", b"---\n", b"...\n", b"%YAML 9.9\n", b"!!python/object/apply:os.system [ls]", b"!!binary aGk=", b"!!set"),
-    *(b"!!int ", b"!!float ", b"!!null ", b"!!bool ", b"!!merge ", b"!!str ", b"!!seq ", b"!!map ", b"!!timestamp ", b"~"),
+    *(
+        b"!!int ",
+        b"!!float ",
+        b"!!null ",
+        b"!!bool ",
+        b"!!merge ",
+        b"!!str ",
+        b"!!seq ",
+        b"!!map ",
+        b"!!timestamp ",
+        b"~",
+    ),
     *(b"null", b"true", b"{}", b"[]", b'""', b"&a [*a]", b"&x {<<: *x}", b"[" * DEEP, b'{"a":' * DEEP, b"- " * DEEP),
     *(b"__proto__", b"__class__", b"../", b"/", b"~root", b"${HOME}", b"%s", b"{0}", b"a" * 5000),
     *(number.encode() for number in NUMBERS),
 ]
 VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, 10**400, -(10**30), 0.0, -0.0, 1e308, -1e308, 5e-324, 0.1),
-    *(float("nan"), float("inf"), float("-inf"), "", " ", "a", "none", "..", "../x", "/", "~", "~nobody/x", "\0", "\u2028"),
-    *("\ud7ff", "x" * 3000, "8/255", "1/0", "0/0", "1e-3", "nan", "null", "at", "{}", "[]", "every 0", "every 3", "last"),
+    *(
+        float("nan"),
+        float("inf"),
+        float("-inf"),
+        "",
+        " ",
+        "a",
+        "none",
+        "..",
+        "../x",
+        "/",
+        "~",
+        "~nobody/x",
+        "\0",
+        "\u2028",
+    ),
+    *(
+        "\ud7ff",
+        "x" * 3000,
+        "8/255",
+        "1/0",
+        "0/0",
+        "1e-3",
+        "nan",
+        "null",
+        "at",
+        "{}",
+        "[]",
+        "every 0",
+        "every 3",
+        "last",
+    ),
     *([], {}, [[]], [{}], [None], {"": None}, {"name": None}, {"name": []}, {"name": "at"}, ["at", "at"], [[["at"]]]),
-    *([0] * 300, {"a": {"b": {"c": {}}}}, {"name": "awp", "over": {"name": "awp", "over": "at"}}, "sqlite:///x", "s3://"),
+    *(
+        [0] * 300,
+        {"a": {"b": {"c": {}}}},
+        {"name": "awp", "over": {"name": "awp", "over": "at"}},
+        "sqlite:///x",
+        "s3://",
+    ),
 ]
 
 
@@ -189,7 +244,14 @@ def nested(random: Random) -> bytes:
     lines = ["a0: &a0 [x]"]
     lines += [f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * width)}]" for level in range(1, depth)]
     bomb = "\n".join(lines) + f"\ngrid: *a{depth - 1}\n"
-    merged = "".join(f"b{level}: &b{level} {{<<: [{', '.join([f'*b{level - 1}'] * 9)}], k{level}: 1}}\n" for level in range(1, 20))
-    itself = ["grid: &a {methods: *a}\n", "&a [*a]", "&a {x: &b {y: *a, z: *b}}\n", "grid: &g\n  <<: *g\n  seeds: [0]\n"]
+    merged = "".join(
+        f"b{level}: &b{level} {{<<: [{', '.join([f'*b{level - 1}'] * 9)}], k{level}: 1}}\n" for level in range(1, 20)
+    )
+    itself = [
+        "grid: &a {methods: *a}\n",
+        "&a [*a]",
+        "&a {x: &b {y: *a, z: *b}}\n",
+        "grid: &g\n  <<: *g\n  seeds: [0]\n",
+    ]
     deep = random.choice(("[", "{a: ", "- ", "? ", "[[],", "!!seq [")) * random.choice((10, 63, 64, 65, 5000, 60000))
     return random.choice([bomb, "b0: &b0 {k: 1}\n" + merged + "grid: *b19\n", *itself, deep, f"grid: {deep}"]).encode()

@@ -12,8 +12,6 @@ class Target:
 
     make: Callable[[Random], bytes]
     """An input, mostly a good one to which something happened."""
-    change: Callable[[Random, bytes], bytes]
-    """Something happens to an input."""
     check: Callable[[bytes, Path], bool]
     """Reads one input, in an empty folder of its own; says whether it was taken for a good one.
 

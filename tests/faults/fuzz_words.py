@@ -96,8 +96,39 @@ CONDITIONS = [
 ]
 WORDS = [
     *(b"and ", b"or ", b"not ", b" in ", b" is ", b"lambda: 0", b"[x for x in y]", b"__import__('os')", b"f'{seed}'"),
-    *(b"(", b")", b"==", b"!=", b"<", b"`", b"'", b'"', b"\\", b"seed", b"method_name", b"gone", b"-", b"~", b"**", b"9**9**9"),
-    *(b"'a'*10**9", b"(" * 300, b"not " * 900, b"-" * 1500, b"None", b"...", b":=", b";", b"@", b"\n", b"1j", b"b'x'", b"9" * 400),
+    *(
+        b"(",
+        b")",
+        b"==",
+        b"!=",
+        b"<",
+        b"`",
+        b"'",
+        b'"',
+        b"\\",
+        b"seed",
+        b"method_name",
+        b"gone",
+        b"-",
+        b"~",
+        b"**",
+        b"9**9**9",
+    ),
+    *(
+        b"'a'*10**9",
+        b"(" * 300,
+        b"not " * 900,
+        b"-" * 1500,
+        b"None",
+        b"...",
+        b":=",
+        b";",
+        b"@",
+        b"\n",
+        b"1j",
+        b"b'x'",
+        b"9" * 400,
+    ),
 ]
 
 
@@ -197,7 +228,7 @@ def _check_setting(content: bytes, folder: Path) -> bool:
 
 
 TARGETS = {
-    "sweep": Target(_make_sweep, _change_sweep, _check_sweep),
-    "where": Target(lambda random: _change_condition(random, random.choice(CONDITIONS)), _change_condition, _check_condition),
-    "set": Target(lambda random: _change_setting(random, random.choice(SETTINGS)), _change_setting, _check_setting),
+    "sweep": Target(_make_sweep, _check_sweep),
+    "where": Target(lambda random: _change_condition(random, random.choice(CONDITIONS)), _check_condition),
+    "set": Target(lambda random: _change_setting(random, random.choice(SETTINGS)), _check_setting),
 }

@@ -175,5 +175,9 @@ def _work(entry: Entry, evaluation: Evaluation, folder: Folder, recorder: Record
 def measured(evaluation: Evaluation, folder: Folder) -> None:
     """A result for every measure."""
     for measure in evaluation.measures:
-        content = {"measure": json.loads(measure.model_dump_json()), "values": {"robust_loss_gap": 0.25}, "seconds": 0.5}
+        content = {
+            "measure": json.loads(measure.model_dump_json()),
+            "values": {"robust_loss_gap": 0.25},
+            "seconds": 0.5,
+        }
         (folder / layout.MEASURES).write(layout.result_name(measure, evaluation.seed), sealed(content))

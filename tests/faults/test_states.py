@@ -15,7 +15,14 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 from rich.console import Console
 from state_model import EPOCHS, FATES, Known, loss, measured, play
 
@@ -99,7 +106,13 @@ class Sweeps(RuleBasedStateMachine):
     # a driver's work
 
     def launch(
-        self, plan: Plan, record: Callable[[], Mapping[str, str]], _console: Any, _address: Any, store: Store, _limits: Any
+        self,
+        plan: Plan,
+        record: Callable[[], Mapping[str, str]],
+        _console: Any,
+        _address: Any,
+        store: Store,
+        _limits: Any,
     ) -> Outcome:
         """In the place of `orchestrator.launch`: one trial after another meets its fate."""
         run_ids, lost, fates = record(), set(), []
@@ -331,7 +344,9 @@ class Sweeps(RuleBasedStateMachine):
         for run in self.store.trial_runs(self.name):
             points = self.store.history(run.run_id, "train/loss")
             recorded = self.known[run.trial_id].recorded
-            assert sorted((point.step, point.value) for point in points) == [(epoch, loss(epoch)) for epoch in sorted(recorded)]
+            assert sorted((point.step, point.value) for point in points) == [
+                (epoch, loss(epoch)) for epoch in sorted(recorded)
+            ]
 
 
 def run(base: Path, examples: int, steps: int) -> None:

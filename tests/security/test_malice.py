@@ -193,9 +193,7 @@ def test_the_arrays_of_a_measure(place: Place, trap: Trap, caplog: pytest.LogCap
     (place.folder / place.trial.trial_id / layout.MEASURES).write(name, content.getvalue())
     row = {"trial_id": place.trial.trial_id, "checkpoint": "last", "method": "at", "regularizer": "none"}
     with caplog.at_level(logging.WARNING):
-        _, missing = landscapes.read(
-            place.sweep, pd.DataFrame([row | {"setting": "", "seed": 0, "epoch": 1}]), measure
-        )
+        _, missing = landscapes.read(place.sweep, pd.DataFrame([row | {"setting": "", "seed": 0, "epoch": 1}]), measure)
     assert len(missing) == 1 and "allow_pickle=False" in caplog.text
     assert not trap.path.exists()
 
