@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all lint format bench audit sbom lock image wheel clean
+.PHONY: install demo results test test-all fuzz lint format bench audit sbom lock image wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -34,6 +34,10 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m ""
+
+# Readers against 100,000 damaged inputs each; what one fell over is kept in build/fuzz.
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.faults.fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

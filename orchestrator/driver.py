@@ -36,7 +36,7 @@ def driver_lock(sweep: Sweep) -> Iterator[None]:
         except StorageError as error:
             if not folder.is_locked(LOCK_FILE):
                 raise UserError(f"storage: {error}") from error
-            who = folder.read(HOLDER_FILE).decode() if folder.exists(HOLDER_FILE) else "another process"
+            who = folder.read(HOLDER_FILE).decode(errors="replace") if folder.exists(HOLDER_FILE) else "another process"
             raise UserError(f"sweep '{sweep.name}' is being run by {who}; wait for it, or stop it first") from error
         except OSError as error:
             raise UserError(f"storage: cannot write in {folder}: {error.strerror or error}") from error

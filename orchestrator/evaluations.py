@@ -5,12 +5,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from orchestrator.errors import UserError, suggest
 from orchestrator.plan import Action, Plan, make_plan, missing_measures
 from orchestrator.spec.base import place_of
+from orchestrator.spec.document import NotYamlError, read_document
 from orchestrator.spec.measures import MEASURES, Measure
 from orchestrator.spec.sweep import Evaluation, Sweep
 from orchestrator.tracking import Store
@@ -136,10 +136,14 @@ def _set(data: list[dict[str, Any]], setting: str) -> None:
 
 
 def _yaml(text: str, where: str) -> Any:
+    """What a text means, read as values in a sweep file are."""
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where}: not readable as YAML: {str(error).splitlines()[0]}") from error
+        document = read_document(text)
+    except NotYamlError as error:
+        raise UserError(f"{where}: {error}") from error
+    if document.problems:
+        raise UserError(f"{where}: {document.problems[0].text}")
+    return document.data
 
 
 def remember(sweep: Sweep, evaluation: Evaluation) -> None:
@@ -149,14 +153,32 @@ def remember(sweep: Sweep, evaluation: Evaluation) -> None:
 
 
 def recorded(sweep: Sweep) -> dict[str, Evaluation]:
-    """Every evaluation of the sweep by id, its own first."""
+    """Every evaluation of the sweep by id, its own first.
+
+    Raises:
+        UserError: one cannot be read; without it nobody knows what is still to be measured.
+    """
     folder = Folder(sweep.storage) / sweep.name / FOLDER
     found = {sweep.evaluation.evaluation_id: sweep.evaluation}
     for name in folder.names():
         if name.endswith(".json"):
-            evaluation = Evaluation.model_validate_json(folder.read(name))
+            evaluation = _read(folder, name)
             found.setdefault(evaluation.evaluation_id, evaluation)
     return found
+
+
+def _read(folder: Folder, name: str) -> Evaluation:
+    """One that `remember` kept under its id."""
+    try:
+        evaluation = Evaluation.model_validate_json(folder.read(name))
+        problem = None if f"{evaluation.evaluation_id}.json" == name else "it is not the one that its name says"
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+    if problem:
+        raise UserError(
+            f"{folder}/{name} is damaged: {problem}; delete it, and `flatsweep evaluate` with its settings keeps it again"
+        )
+    return evaluation
 
 
 def analysis_folder(sweep: Sweep, evaluation: Evaluation) -> str:

@@ -179,7 +179,7 @@ def left_scratch(folder_here: Path) -> Path | None:
     note = folder_here / SCRATCH_NOTE
     if not note.exists():
         return None
-    left = Path(note.read_text())
+    left = Path(note.read_bytes().replace(b"\0", b"").decode(errors="replace"))
     # the note lies in the storage, where others may write: nothing but what `_scratch` makes is removed
     return left if left.name.startswith(SCRATCH_PREFIX) and left.parent == Path(tempfile.gettempdir()) else None
 

@@ -4,12 +4,17 @@ Trials are noted in the sweep's folder, by the one driver; a network from elsewh
 """
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from workers.journal import Journal, Record
+from workers.journal import Journal, Record, read_records
+from workers.sealed import sealed, unsealed
 from workers.storage import Folder
+
+logger = logging.getLogger(__name__)
 
 KEY = "made"
 FILE = "source.json"
@@ -39,11 +44,15 @@ def note(sweep_folder: Folder, trial_ids: Iterable[str], tags: Mapping[str, str]
 def noted(sweep_folder: Folder) -> dict[str, Origin]:
     """By trial id, the last one of each in the order of time; nothing of runs that an earlier version made."""
     found: dict[str, Origin] = {}
-    for record in Journal(sweep_folder).records:
+    for record in read_records(sweep_folder):
         if record.key == KEY:
-            said = json.loads(record.text)
-            origin = Origin(said["tags"], {}, said["profile"], record.time_ms)
-            for trial_id in said["trials"]:
+            try:
+                said = unsealed(record.text.encode(errors="replace"), trials=list, tags=dict, profile=str)
+                origin = Origin(_texts(said["tags"]), {}, said["profile"], record.time_ms)
+            except ValueError as error:
+                logger.warning("%s: a note of which code made runs is damaged and left out: %s", sweep_folder, error)
+                continue
+            for trial_id in filter(_is_text, said["trials"]):
                 found.pop(trial_id, None)
                 found[trial_id] = origin
     return found
@@ -52,12 +61,27 @@ def noted(sweep_folder: Folder) -> dict[str, Origin]:
 def note_external(folder: Folder, tags: Mapping[str, str], params: Mapping[str, str]) -> None:
     """Notes that the run of a network from elsewhere is made now, in the network's folder."""
     content = {"tags": dict(tags), "params": dict(params), "made_ms": int(time.time() * 1000)}
-    folder.write(FILE, json.dumps(content, indent=2).encode())
+    folder.write(FILE, sealed(content, indent=2))
 
 
 def noted_external(folder: Folder) -> Origin | None:
-    """None where an earlier version made the run."""
+    """None where an earlier version made the run, or what it noted is damaged."""
     if not folder.exists(FILE):
         return None
-    said = json.loads(folder.read(FILE))
-    return Origin(said["tags"], said["params"], "", said["made_ms"])
+    try:
+        said = unsealed(folder.read(FILE), tags=dict, params=dict, made_ms=int)
+        return Origin(_texts(said["tags"]), _texts(said["params"]), "", said["made_ms"])
+    except ValueError as error:
+        logger.warning("%s/%s is damaged and left out: %s", folder, FILE, error)
+        return None
+
+
+def _texts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Raises ValueError where a value is no text."""
+    if not all(map(_is_text, found.values())):
+        raise ValueError("a value is no text")
+    return dict(found)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)

@@ -154,11 +154,14 @@ class _Look:
         if known := self._cells.get(name) or self._teachers.get(name):
             return known
         try:
-            return Trial.model_validate_json(folder.read(layout.TRIAL))
+            trial = Trial.model_validate_json(folder.read(layout.TRIAL))
+            reason = None if trial.trial_id == name else f"it is that of trial {trial.trial_id}"
         except ValidationError as error:
             reason = error.errors()[0]["msg"]
+        if reason:
             self.notes.append(f"{name} is left as it is: {layout.TRIAL} cannot be read: {reason}")
             return None
+        return trial
 
     def _of_trial(self, folder: Folder, name: str, trial: Trial, found: retention.Contents) -> tuple[str, ...]:
         """Paths of checkpoints and networks; none where the trial is not finished."""

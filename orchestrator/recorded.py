@@ -107,6 +107,11 @@ def _recorded(name: str, given: str) -> SweepFile:
         if names := [item["msg"] for item in found if item["type"] in {"unknown_name", "unusable"}]:
             raise UserError(f"{folder}/{SWEEP_FILE}: {'; '.join(names)}") from error
         raise UserError(f"{folder}/{SWEEP_FILE} is damaged; give the sweep file instead") from error
+    if sweep.name != name:
+        raise UserError(f"{folder}/{SWEEP_FILE} is of a sweep called '{sweep.name}'; give the sweep file instead")
     sweep = sweep.model_copy(update={"storage": storage})
-    text = folder.read(TEXT_FILE).decode()
+    try:
+        text = folder.read(TEXT_FILE).decode()
+    except (FileNotFoundError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder}/{TEXT_FILE} is gone or damaged; give the sweep file instead") from error
     return SweepFile(sweep, text, local_folder(sweep) / TEXT_FILE, storage=storage if is_address(storage) else None)

@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 LOST_SECONDS = LEASE_SECONDS + 8.0
 """How long a lost worker may take to die and let go of its trial's folder; on an object store its lease runs out."""
 
+_NO_ERROR = {"error_class": "", "error": ""}
+"""The tags of a trial that did not fail."""
+
 Prepare = Callable[[Store, Plan], Plan]
 """What a command does with the plan before it is launched, such as taking failed trials up again."""
 
@@ -173,12 +176,22 @@ def _close(store: Store, run: TrialRun, folder: Folder, failure: tuple[ErrorClas
         with folder.lock(LOST_SECONDS):
             journal = Journal(folder)
             states = [record.text for record in journal.records if record.kind == "state"]
-            if not states or states[-1] == "running" or (failure and states[-1] == "interrupted"):
+            if not states or states[-1] in {"pending", "running"} or (failure and states[-1] == "interrupted"):
                 tags = [Record("tag", key, text=text) for key, text in error.items()]
                 journal.add([*tags, Record("state", "state", text=state)])
-            RunSink(store.uri, run.run_id, folder).send(journal.records)
+            with store.reached():
+                RunSink(store.uri, run.run_id, folder).send(journal.records)
     except StorageError as problem:
         raise UserError(f"{problem}: it may belong to a driver that was killed; try again in a moment") from problem
+
+
+def _wait_again(folder: Folder) -> None:
+    """Says in a trial's journal that its failure is over: else a store rebuilt from it would have it failed again."""
+    if not folder.names():
+        return
+    with folder.lock(LOST_SECONDS):
+        tags = [Record("tag", key, text=text) for key, text in _NO_ERROR.items()]
+        Journal(folder).add([*tags, Record("state", "state", text="pending")])
 
 
 def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: bool) -> Callable[[Store, Plan], Plan]:
@@ -209,8 +222,9 @@ def rerun_failed(trials: frozenset[str], error_class: str | None, from_scratch: 
             if from_scratch and (folder / entry.trial_id).names():
                 number = sum(name.startswith(f"{entry.trial_id}.old-") for name in folder.names())
                 folder.rename(entry.trial_id, f"{entry.trial_id}.old-{number + 1}")
+            _wait_again(folder / entry.trial_id)
             if entry.run:
-                store.set_state(entry.run.run_id, "pending", {"error_class": "", "error": "", cancel.TAG: cancel.DONE})
+                store.set_state(entry.run.run_id, "pending", {**_NO_ERROR, cancel.TAG: cancel.DONE})
         ids = {entry.trial_id for entry in chosen}
         again = make_plan(plan.sweep, confirmed_runs(plan.sweep, store))
         cells = tuple(entry for entry in again.entries if entry.trial_id in ids)

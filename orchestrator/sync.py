@@ -175,7 +175,7 @@ class _Sync:
         """The sweep's own run, made if missing; 'new' where a dry run would make it."""
         run_id = self._store.parent_run(self._sweep.name) if self._store else None
         root = Folder(self._sweep.storage) / self._sweep.name
-        text = root.read(TEXT_FILE).decode() if root.exists(TEXT_FILE) else self._file.text
+        text = root.read(TEXT_FILE).decode(errors="replace") if root.exists(TEXT_FILE) else self._file.text
         if run_id is not None and self._store is not None:
             with self._store.reached():
                 if not any(item.path == TEXT_FILE for item in self._store.client.list_artifacts(run_id)):

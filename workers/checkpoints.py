@@ -3,6 +3,7 @@
 import hashlib
 import io
 import logging
+import zipfile
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ logger = logging.getLogger(__name__)
 
 KEPT = 2
 """Checkpoints kept: the newest, and the one before in case the newest is damaged."""
+
+MAX_REASON = 500
+"""Characters of what torch says about a file."""
 
 State = dict[str, Any]
 
@@ -57,11 +61,28 @@ def unpacked(folder: Folder, name: str, device: torch.device) -> State | None:
         logger.warning("%s/%s is damaged: its hash differs", folder, name)
         return None
     try:
+        _check_form(content)
         state: State = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"it holds a {type(state).__name__}")
     except Exception as error:  # somebody may have put anything there, and torch raises many for what it cannot read
-        logger.warning("%s/%s cannot be read: %s", folder, name, error)
+        logger.warning("%s/%s cannot be read: %s", folder, name, str(error)[:MAX_REASON])
         return None
     return state
+
+
+def _check_form(content: bytes) -> None:
+    """Refuses what `packed` never makes: another format, or an archive that is larger once it is read.
+
+    Raises:
+        ValueError: it is of another form, or `zipfile.BadZipFile`.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size for entry in entries):
+        raise ValueError("its parts are compressed")
+    if sum(entry.file_size for entry in entries) > len(content):
+        raise ValueError("its parts overlap")
 
 
 def _listed(folder: Folder) -> list[str]:

@@ -11,7 +11,7 @@ from orchestrator.spec.sweep import Evaluation
 from orchestrator.spec.training import Attack
 from workers import layout
 from workers.data.splits import Splits
-from workers.measurement import Measuring, Values, keep, watched
+from workers.measurement import Measuring, Values, keep, kept_result, watched
 from workers.measures.result import Parts, Result
 from workers.models.classifier import Classifier
 from workers.recorder import Recorder
@@ -97,8 +97,8 @@ def _kept(
 ) -> Generator[Measuring, None, dict[str, Any]]:
     """A measure's result: that in the folder, or measured now and put there."""
     name = layout.result_name(measure, seed)
-    if results.exists(name):
-        return dict(json.loads(results.read(name)))
+    if (known := kept_result(results, name)) is not None:
+        return known
     content = {"measure": canonical(measure), "seed": seed, "network": layout.LAST, "epoch": 0}
     kept = yield from keep(
         results, name, content, lambda parts: _measured(model, splits, measure, external.attack, seed, parts)

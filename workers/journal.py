@@ -3,9 +3,11 @@
 import json
 import logging
 import math
+import re
 import time
+import zlib
 from dataclasses import asdict, dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from workers.log import Log
 from workers.storage import Folder
@@ -16,6 +18,10 @@ FILE = "journal.jsonl"
 """Its name: of a file in a local folder, of a folder of segments on an object store (`workers.log`)."""
 
 Kind = Literal["metric", "tag", "state", "file"]
+_KINDS = frozenset(get_args(Kind))
+_STATES = {"pending", "running", "interrupted", "finished", "failed"}
+_CHECKED = re.compile(rb'(.*), "crc": "([0-9a-f]{8})"\}\n', re.DOTALL)
+"""A line with the CRC-32 of what is before it, by which a bit that has tipped is noticed, also in a number."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +69,7 @@ class Journal:
                 self._known[place] = record.value
             new.append(record)
         if new:
-            self._log.append(b"".join(json.dumps(asdict(record)).encode() + b"\n" for record in new))
+            self._log.append(b"".join(map(line_of, new)))
             self.records.extend(new)
         return new
 
@@ -96,12 +102,54 @@ def parse(content: bytes) -> tuple[list[Record], bytes]:
     records, kept = [], []
     for number, line in enumerate(content.splitlines(keepends=True), 1):
         try:
-            record = Record(**json.loads(line))
-            if not line.endswith(b"\n"):
-                raise ValueError("no end of line")
-        except (ValueError, TypeError) as error:
+            records.append(record_of(line))
+        except ValueError as error:
             logger.warning("journal line %d is damaged and left out: %s", number, error)
             continue
-        records.append(record)
         kept.append(line)
     return records, b"".join(kept)
+
+
+def line_of(record: Record) -> bytes:
+    """A record as a line of the journal."""
+    plain = json.dumps(asdict(record)).encode()[:-1]
+    return b'%s, "crc": "%08x"}\n' % (plain, zlib.crc32(plain))
+
+
+def record_of(line: bytes) -> Record:
+    """The record in a line; also in one without a checksum, as flatsweep wrote them before.
+
+    Raises:
+        ValueError: it is damaged, cut short, or no record.
+    """
+    if not line.endswith(b"\n"):
+        raise ValueError("no end of line")
+    if checked := _CHECKED.fullmatch(line):
+        if zlib.crc32(checked[1]) != int(checked[2], 16):
+            raise ValueError("its checksum differs")
+        line = checked[1] + b"}"
+    try:
+        found = json.loads(line)
+        record = Record(**found)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(f"no record: {error}") from error
+    if problem := _problem(record, found):
+        raise ValueError(problem)
+    return record
+
+
+def _problem(record: Record, found: dict[str, Any]) -> str | None:
+    """What keeps something in a record's form from being one; a file in the storage may hold anything."""
+    if not all(isinstance(text, str) for text in (record.kind, record.key, record.text)):
+        return "its kind, key or text is no text"
+    if record.kind not in _KINDS:
+        return f"its kind is {record.kind!r:.40}"
+    if record.kind == "state" and record.text not in _STATES:
+        return f"its state is {record.text!r:.40}"
+    if not all(type(number) is int and -(2**63) <= number < 2**63 for number in (record.step, record.time_ms)):
+        return "its step or time is no whole number of 64 bits"
+    if "time_ms" not in found or record.time_ms < 0:
+        return "it has no time"
+    if type(record.value) is int:  # as JSON of other writers has them
+        return None if abs(record.value) < 2**1023 else "its value is out of range"
+    return None if isinstance(record.value, float) else "its value is no number"

@@ -1,13 +1,14 @@
 """Names inside a trial's folder, shared by the workers that write them and the planner that reads them; no torch."""
 
-import json
 import re
 from collections.abc import Container
 from functools import lru_cache
+from types import NoneType
 
 from orchestrator.spec.base import digest
 from orchestrator.spec.measures import Measure
 from orchestrator.spec.sweep import Evaluation, Trial
+from workers.sealed import unsealed
 
 TRIAL = "trial.json"
 EXTERNAL = "external.json"
@@ -30,9 +31,15 @@ _SNAPSHOT = re.compile(rf"epoch-(\d{{6}})-([0-9a-f]{{{HASH_DIGITS}}})\.pt")
 
 
 def best_epoch(selection: bytes) -> int | None:
-    """The best epoch so far, from 1, in the content of `SELECTION`."""
-    best = json.loads(selection).get("best")
-    return int(best["epoch"]) if best else None
+    """The best epoch so far, from 1, in the content of `SELECTION`.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    best = unsealed(selection, looked=int, best=(dict, NoneType))["best"]
+    if best is not None and type(best.get("epoch")) is not int:
+        raise ValueError("it says no epoch")
+    return best["epoch"] if best else None
 
 
 def checkpoint_name(epoch: int, batch: int, content_hash: str) -> str:

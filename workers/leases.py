@@ -12,6 +12,7 @@ write; when they are over it holds nothing, and writes no more. So no two clocks
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from workers.storage import Folder
 
 logger = logging.getLogger(__name__)
+
+_NUMBER = re.compile(r"[0-9]{8,18}")
 
 LEASE_SECONDS = 32.0
 """A lease that is older has run out for all others; stores tell whole seconds."""
@@ -159,7 +162,7 @@ class Lease:
         return True
 
     def _numbers(self) -> list[int]:
-        return [int(name) for name in self._folder.names() if name.isdigit()]
+        return [int(name) for name in self._folder.names() if _NUMBER.fullmatch(name)]
 
     def _newest(self) -> int:
         """The number that counts; 0 where nobody ever held the lock."""
@@ -171,7 +174,7 @@ class Lease:
             written = self._folder.modified(_name(number))
             content = json.loads(self._folder.read(_name(number)))
             return _Seen(bool(content["released"]), str(content["who"]), written)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def _content(self, released: bool = False) -> bytes:

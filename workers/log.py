@@ -2,6 +2,7 @@
 
 In a local folder they are one file. An object store cannot add to an object, so there they are segments in a folder of
 that name: one object for each addition, called by its first and last number, made with a write that refuses to replace.
+What is added ends a line: one that was damaged costs its own lines and not those of its neighbours.
 Of two writers that both believe to be alone, the later one is refused. `pack` makes one segment of many; those that it
 covers are left out when reading, whenever they are deleted.
 """
@@ -33,7 +34,7 @@ class Log:
             return self._folder.read(self._name) if self._folder.exists(self._name) else b""
         names = self._counting()
         self._last = _numbers(names[-1])[1] if names else 0
-        return b"".join(self._segments.read_all(names))
+        return self._joined(names)
 
     def append(self, content: bytes) -> None:
         """Adds to the end; on an object store, to what was read or added last.
@@ -59,10 +60,14 @@ class Log:
         names = [] if self._folder.is_local else self._counting()
         if len(names) > 1:
             packed = _name(1, _numbers(names[-1])[1])
-            self._segments.write(packed, b"".join(self._segments.read_all(names)))
+            self._segments.write(packed, self._joined(names))
             for name in self._segments.names():
                 if name != packed and _SEGMENT.fullmatch(name) and _numbers(name)[1] <= _numbers(packed)[1]:
                     self._segments.delete(name)
+
+    def _joined(self, names: list[str]) -> bytes:
+        parts = self._segments.read_all(names)
+        return b"".join(part if not part or part.endswith(b"\n") else part + b"\n" for part in parts)
 
     def _counting(self) -> list[str]:
         """Names of the segments that count, in order: those that no longer one covers."""

@@ -1,7 +1,7 @@
 """Measuring a trial's networks: the last one, the best one, those of single epochs; only what has no result yet."""
 
 import io
-import json
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Generator
@@ -17,9 +17,12 @@ from orchestrator.spec.sweep import Evaluation
 from workers import layout
 from workers.measures.result import Parts, Result
 from workers.recorder import Recorder
+from workers.sealed import sealed, unsealed
 from workers.steps import Tick
 from workers.storage import Folder
 from workers.training import Trainer
+
+logger = logging.getLogger(__name__)
 
 Values = dict[str, float]
 
@@ -101,9 +104,8 @@ class Measurement:
         """A measure's values: those in the folder, or measured now and put there."""
         name = layout.result_name(measure, self._evaluation.seed, network)
         key = epoch, layout.result_name(measure, self._evaluation.seed)
-        if self._results.exists(name):
-            kept: dict[str, Any] = json.loads(self._results.read(name))
-        else:
+        kept = kept_result(self._results, name)
+        if kept is None:
             kept = yield from self._measure_and_keep(measure, network, epoch, name, self._by_epoch.get(key))
         self._by_epoch[key] = kept
         self._cost[f"{measure.name}_seconds"] += kept["seconds"]
@@ -125,7 +127,7 @@ class Measurement:
             )
             return kept
         content |= {"values": known["values"], "flags": known.get("flags", []), "seconds": 0.0}
-        self._results.write(name, json.dumps(content, indent=2).encode())
+        self._results.write(name, sealed(content, indent=2))
         self._results.delete(layout.parts_name(name))
         return content
 
@@ -164,6 +166,23 @@ def watched(steps: Generator[Tick, None, Any], measure: str, network: str) -> Ge
         steps.close()
 
 
+def kept_result(results: Folder, name: str) -> dict[str, Any] | None:
+    """What is in a result's file; None where there is none, or, with a warning, a damaged one."""
+    if not results.exists(name):
+        return None
+    try:
+        found = unsealed(results.read(name), values=dict, seconds=(int, float))
+        flags = found.get("flags", [])
+        if not all(type(value) in {int, float} for value in (*found["values"].values(), found["seconds"])):
+            raise ValueError("a value is no number")
+        if not (isinstance(flags, list) and all(isinstance(flag, str) for flag in flags)):
+            raise ValueError("a flag is no text")
+    except ValueError as error:
+        logger.warning("%s/%s is damaged and measured again: %s", results, name, error)
+        return None
+    return found
+
+
 def keep(
     results: Folder, name: str, content: dict[str, Any], measure: Callable[[Parts], Generator[Measuring, None, Result]]
 ) -> Generator[Measuring, None, dict[str, Any]]:
@@ -185,7 +204,7 @@ def keep(
     content |= {"values": result.values, "flags": list(result.flags), "seconds": seconds}
     if result.arrays:
         results.write(layout.arrays_name(name), _npz(result.arrays))
-    results.write(name, json.dumps(content, indent=2).encode())
+    results.write(name, sealed(content, indent=2))
     results.delete(layout.parts_name(name))
     return content
 
@@ -197,14 +216,18 @@ class KeptParts(dict[str, Any]):
         self._folder, self._name = folder, name
         self.seconds_before, self._started = 0.0, time.perf_counter()
         if folder.exists(name):
-            kept = json.loads(folder.read(name))
+            try:
+                kept = unsealed(folder.read(name), parts=dict, seconds=(int, float))
+            except ValueError as error:
+                logger.warning("%s/%s is damaged, its measure begins again: %s", folder, name, error)
+                return
             self.seconds_before = kept["seconds"]
             super().update(kept["parts"])
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
         content = {"parts": dict(self), "seconds": self.seconds_before + time.perf_counter() - self._started}
-        self._folder.write(self._name, json.dumps(content).encode())
+        self._folder.write(self._name, sealed(content))
 
 
 def _npz(arrays: dict[str, Tensor]) -> bytes:

@@ -48,7 +48,9 @@ class Recorder:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Records tags; a later value replaces an earlier one."""
-        self._add([Record("tag", key, text=text) for key, text in values.items()])
+        # a path that is no UTF-8 has lone surrogates, which no tracking store takes
+        plain = {key: text.encode(errors="backslashreplace").decode() for key, text in values.items()}
+        self._add([Record("tag", key, text=text) for key, text in plain.items()])
 
     def file(self, path: str) -> None:
         """Records a file of the trial's folder, once for each content that it has."""

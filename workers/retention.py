@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from orchestrator.spec.sweep import Evaluation, Trial
 from orchestrator.spec.training import every_of
 from workers import layout
+from workers.failures import StorageError
 from workers.storage import PART, Folder
 
 logger = logging.getLogger(__name__)
@@ -25,9 +26,16 @@ class Contents:
 
     @classmethod
     def of(cls, folder: Folder) -> "Contents":
-        """Looks into a folder."""
+        """Looks into a folder.
+
+        Raises:
+            StorageError: the note of its best epoch is damaged.
+        """
         files, selection = folder.files(), f"{layout.CHECKPOINTS}/{layout.SNAPSHOTS}/{layout.SELECTION}"
-        return cls(files, layout.best_epoch(folder.read(selection)) if selection in files else None)
+        try:
+            return cls(files, layout.best_epoch(folder.read(selection)) if selection in files else None)
+        except ValueError as error:
+            raise StorageError(f"{folder}/{selection} is damaged: {error}") from error
 
     @property
     def checkpoints(self) -> list[str]:

@@ -4,7 +4,6 @@ They are kept as they would be measured: with averaged weights in place, where a
 is written down in the folder of the snapshots, so that a trial that goes on looks at no epoch twice.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +13,11 @@ from orchestrator.spec.sweep import Trial
 from workers import layout
 from workers.checkpoints import packed, unpacked
 from workers.data.splits import Images
-from workers.failures import StorageError
+from workers.failures import DataError, StorageError
 from workers.measures.robust_loss import clean_examples, robust_examples
 from workers.models.classifier import Classifier
 from workers.recorder import Recorder
+from workers.sealed import sealed, unsealed
 from workers.seeding import seed_of
 from workers.steps import Steps
 from workers.storage import Folder
@@ -43,6 +43,9 @@ class Selection:
         validation: the images that early stopping looks at.
         folder: of the snapshots; None keeps them in memory.
         device: where networks are.
+
+    Raises:
+        DataError: the note of what was found so far is damaged.
     """
 
     def __init__(self, trial: Trial, validation: Images, folder: Folder | None, device: torch.device) -> None:
@@ -53,8 +56,21 @@ class Selection:
         self._looked = 0
         self.best: Best | None = None
         if folder is not None and folder.exists(layout.SELECTION):
-            found = json.loads(folder.read(layout.SELECTION))
-            self._looked, self.best = found["looked"], Best(**found["best"])
+            self._looked, self.best = self._noted(folder)
+
+    def _noted(self, folder: Folder) -> tuple[int, Best]:
+        """The last epoch that was looked at, and the best one."""
+        try:
+            found = unsealed(folder.read(layout.SELECTION), looked=int, best=dict)
+            best = Best(**found["best"])
+            if not all(type(value) in {int, float} for value in asdict(best).values()) or type(best.epoch) is not int:
+                raise ValueError("a value is no number")
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{folder}/{layout.SELECTION} is damaged, and so which epoch was the best is not known ({error}): "
+                f"`flatsweep rerun --from-scratch --trial {self._trial.trial_id}` trains it again"
+            ) from error
+        return found["looked"], best
 
     def due(self, epoch: int) -> bool:
         """Whether there is something to do with the network after `epoch` whole epochs."""
@@ -81,7 +97,7 @@ class Selection:
             self._keep(model, epoch)
         before, self.best, self._looked = self.best, found, epoch
         if self._folder is not None and found is not None:
-            self._folder.write(layout.SELECTION, json.dumps({"looked": epoch, "best": asdict(found)}).encode())
+            self._folder.write(layout.SELECTION, sealed({"looked": epoch, "best": asdict(found)}))
         if before is not None and before != found and before.epoch not in self._trial.training.kept_epochs:
             self._drop(before.epoch)
 

@@ -219,7 +219,10 @@ class Folder:
         """Ends every `rename` that was interrupted; call it only where nobody else may be at it."""
         for note in self.names() if not self.is_local else []:
             if note.startswith(MOVING):
-                self._move(note.removeprefix(MOVING), self.read(note).decode())
+                try:
+                    self._move(note.removeprefix(MOVING), self.read(note).decode())
+                except ValueError as error:  # no text, or a name that leads out of here
+                    raise StorageError(f"{self.url}/{note} is damaged: {error}; delete it") from error
 
     def _move(self, name: str, new_name: str) -> None:
         with self._reached(writes=True):

@@ -92,7 +92,7 @@ def trial_steps(
 def record_failure(error: Exception, folder: Folder, recorder: Recorder) -> None:
     """Records class and message; the traceback goes to the folder."""
     try:
-        folder.write(layout.ERROR, "".join(traceback.format_exception(error)).encode())
+        folder.write(layout.ERROR, "".join(traceback.format_exception(error)).encode(errors="backslashreplace"))
         recorder.tags({"error_class": classify(error), "error": f"{type(error).__name__}: {described(error)}"})
         recorder.state("failed")
     except (

@@ -5,8 +5,10 @@ without pyplot: no global state, no display.
 """
 
 import io
+import logging
 import math
 import textwrap
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+logger = logging.getLogger(__name__)
+
+MAX_BYTES = 1 << 28
+"""Of the arrays of one network."""
 LABELS = ("trial_id", "checkpoint", "method", "regularizer", "setting", "seed")
 PANEL = ("checkpoint", "regularizer", "setting")
 """Networks that are alike in these share a panel, in which methods are compared."""
@@ -73,7 +79,9 @@ def landscapes(sweep: Sweep, table: pd.DataFrame, folder: Path) -> Drawn:
         # an early-stopped network that is the last one has a curve among the early-stopped, but no second surface
         networks = done[done["checkpoint"].isin(CHECKPOINTS)] if measure.dimensions == 1 else compared(table)
         points, missing = read(sweep, networks, measure)
-        drawn.notes.extend(f"no {measure.named()} of {who}: its file is not in the sweep's storage" for who in missing)
+        drawn.notes.extend(
+            f"no {measure.named()} of {who}: its file is not in the sweep's storage, or damaged" for who in missing
+        )
         if points.empty:
             continue
         if measure.dimensions == 1:
@@ -87,7 +95,7 @@ def landscapes(sweep: Sweep, table: pd.DataFrame, folder: Path) -> Drawn:
 
 
 def read(sweep: Sweep, networks: pd.DataFrame, measure: Landscape) -> tuple[pd.DataFrame, list[str]]:
-    """The landscapes of networks as a table, and the names of those whose file is missing.
+    """The landscapes of networks as a table, and the names of those whose file is missing or damaged.
 
     Returns:
         Columns `LABELS`, `draw`, `alpha` (and `beta`), and those of `KINDS`: a row for each network, draw and point.
@@ -106,9 +114,25 @@ def read(sweep: Sweep, networks: pd.DataFrame, measure: Landscape) -> tuple[pd.D
         except FileNotFoundError:
             missing.append(f"{row['trial_id']} ({row['method']} | {row['regularizer']} | seed {row['seed']})")
             continue
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            tables.append(pd.DataFrame(row | _columns(dict(arrays))))
+        try:
+            tables.append(pd.DataFrame(row | _columns(_arrays(content))))
+        except Exception as error:  # numpy and zipfile raise many for what they cannot read
+            logger.warning("%s/%s cannot be read: %s", folder, name, str(error)[:300])
+            missing.append(f"{row['trial_id']} ({row['method']} | {row['regularizer']} | seed {row['seed']})")
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), missing
+
+
+def _arrays(content: bytes) -> dict[str, Any]:
+    """The arrays of a landscape.
+
+    Raises:
+        ValueError: they are larger than `MAX_BYTES`, or cannot be read, which numpy and zipfile say in other ways too.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if sum(entry.file_size for entry in archive.infolist()) > MAX_BYTES:
+            raise ValueError(f"its arrays are larger than {MAX_BYTES} bytes")
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _columns(arrays: dict[str, Any]) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """What a report takes from the sweep's folder: curves of training from the journals, drawn landscapes."""
 
 import base64
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.report.plots import Curves
-from workers.journal import content
+from workers.journal import content, record_of
 from workers.storage import Folder
 
 TRAINING = ("train/loss", "train/error", "validation/robust_loss", "validation/robust_error")
@@ -47,16 +46,16 @@ def _metrics(journal: bytes) -> dict[str, list[tuple[int, float]]]:
     Lines that were cut short are skipped here, in silence: a trial may be writing, and the next submit mends them.
     """
     points: dict[str, dict[int, float]] = {}
-    for line in journal.splitlines():
+    for line in journal.splitlines(keepends=True):
         # most lines are of other kinds, and a thousand journals are read
         if b'"metric"' not in line or not (b"train/" in line or b"validation/" in line):
             continue
         try:
-            record = json.loads(line)
+            record = record_of(line)
         except ValueError:
             continue
-        if record.get("kind") == "metric" and record.get("key") in TRAINING:
-            points.setdefault(record["key"].replace("/", "_"), {}).setdefault(record["step"], record["value"])
+        if record.kind == "metric" and record.key in TRAINING:
+            points.setdefault(record.key.replace("/", "_"), {}).setdefault(record.step, record.value)
     return {name: sorted(curve.items()) for name, curve in points.items()}
 
 

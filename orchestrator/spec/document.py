@@ -100,6 +100,9 @@ def read_document(text: str) -> Document:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         raise NotYamlError(_syntax_problem(error)) from error
+    except UnicodeEncodeError as error:  # the command line gives bytes that are no UTF-8 as lone surrogates
+        line = text.count("\n", 0, error.start) + 1
+        raise NotYamlError(Problem(line, (), "not valid YAML: not UTF-8 text")) from error
     except yaml.reader.ReaderError as error:
         line = text.encode()[: error.position].count(b"\n") + 1
         message = f"not valid YAML: {error.reason} (character {error.character!r})"
@@ -138,9 +141,10 @@ def _too_deep(line: int) -> Problem:
 
 
 class _Reader:
-    """Builds plain data from nodes and notes lines and problems on the way."""
+    """Builds plain data from nodes and notes lines and problems on the way; `merges` is how many `<<` it stands in."""
 
-    def __init__(self) -> None:
+    def __init__(self, merges: int = 0) -> None:
+        self.merges = merges
         self.lines: dict[Path, int] = {}
         self.problems: list[Problem] = []
         self.lost: set[Path] = set()
@@ -198,7 +202,9 @@ class _Reader:
         if not isinstance(node, yaml.MappingNode):
             self.problem(node.start_mark.line + 1, place, "'<<' takes an alias of a mapping")
             return result
-        inner = _Reader()
+        if self.merges == MAX_DEPTH:
+            raise NotYamlError(_too_deep(node.start_mark.line + 1))
+        inner = _Reader(self.merges + 1)
         inner.nodes = self.nodes
         other = inner.value(node, place)
         self.nodes = inner.nodes

@@ -122,7 +122,7 @@ def test_a_missing_file_is_said(tmp_path):
         file.unlink()
     drawn = landscapes(sweep, table, tmp_path / "f")
     assert drawn.notes == [
-        f"no landscape of {gone.trial_id} (at | dropout | seed 1): its file is not in the sweep's storage"
+        f"no landscape of {gone.trial_id} (at | dropout | seed 1): its file is not in the sweep's storage, or damaged"
     ]
     assert gone.trial_id not in drawn.files[2].read_text() and len(drawn.files) == 3
 

@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 from workers.journal import FILE, Journal, Record, parse
 from workers.storage import Folder
 
-RECORDS = st.builds(
-    Record,
-    kind=st.sampled_from(["metric", "tag", "state"]),
-    key=st.text(max_size=8),
-    value=st.floats(allow_nan=False),
-    step=st.integers(0, 5),
-    text=st.text(max_size=20),
+PARTS = {"key": st.text(max_size=8), "value": st.floats(allow_nan=False), "step": st.integers(0, 5)}
+STATES = st.sampled_from(["pending", "running", "interrupted", "finished", "failed"])
+RECORDS = st.one_of(
+    st.builds(Record, kind=st.sampled_from(["metric", "tag"]), text=st.text(max_size=20), **PARTS),
+    st.builds(Record, kind=st.just("state"), text=STATES, **PARTS),
 )
 
 
