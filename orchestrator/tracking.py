@@ -22,6 +22,7 @@ from orchestrator.spec.external import METHOD as EXTERNAL
 from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
 from orchestrator.versions import source_tags
+from workers import faults
 
 MAX_PARAMS = 100
 """MLflow's limit: params in a batch."""
@@ -373,8 +374,10 @@ class Store:
         with self.reached():
             run = self.client.create_run(self.experiment_id, start_time=made_ms, run_name=content.name, tags=tags)
             run_id = str(run.info.run_id)
+            faults.point("run/created", run_id)
             for low in range(0, len(params), MAX_PARAMS):
                 self.client.log_batch(run_id, metrics=[change_mark()], params=params[low : low + MAX_PARAMS])
+            faults.point("run/params", run_id)
             self.client.log_dict(run_id, content.data, content.file)
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id

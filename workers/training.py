@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.spec.sweep import Trial
-from workers import checkpoints, layout
+from workers import checkpoints, faults, layout
 from workers.data.batches import TrainingBatches
 from workers.data.splits import Splits
 from workers.failures import DivergedError
@@ -119,6 +119,7 @@ class Trainer:
                     self._step(self.next_batch)
                     self.next_batch += 1
                     self.seconds += time.perf_counter() - started
+                    faults.point("train/batch")
                     yield Progress(self.epoch, self.trial.training.epochs, self.next_batch, self.steps_per_epoch)
                 yield self._end_epoch(recorder)
                 yield from self._select(recorder)
@@ -239,6 +240,7 @@ class Trainer:
                 "train/seconds": self.seconds,
             }
             recorder.metrics(values, step=self.epoch + 1)
+        faults.point("train/epoch")
         self.epoch, self.next_batch, self.seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
         self._end_of_epoch_hooks()
