@@ -9,12 +9,15 @@ Each seed draws faults (`chaos_faults`), runs a small sweep until nothing is lef
 """
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import random
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -27,7 +30,7 @@ import chaos_scheduler
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (imported once, before processes are forked)
 from chaos_faults import Outcome, drawn, in_order, outcomes, read_lines, struck, table, write_faults
 from chaos_findings import Findings, differences
-from chaos_scheduler import EVENTS, Hang, fork, note, run_driver, wait_for_children
+from chaos_scheduler import EVENTS, MODULES, Hang, fork, note, note_modules, run_driver, wait_for_children
 from mlflow import MlflowClient
 
 from orchestrator.spec.loading import SweepFile
@@ -40,15 +43,15 @@ UNDISTURBED = "undisturbed"
 ATTACK = {"steps": 2, "step_size": 0.05}
 SWEEP: dict[str, Any] = {
     "name": "chaos",
-    "data": {"name": "digits", "train_size": 160, "validation_size": 40},
+    "data": {"name": "digits", "train_size": 120, "validation_size": 40},
     "model": {"name": "small_preact_resnet", "width": 2},
     "training": {
-        "epochs": 4,
+        "epochs": 3,
         "batch_size": 40,
         "attack": {"eps": 0.15, **ATTACK},
         "schedule": "cosine",
         "early_stopping": {"every": 2, "examples": 40, "attack": ATTACK},
-        "keep_every": 3,
+        "keep_every": 2,
     },
     "grid": {"methods": ["at", {"name": "awp", "over": "at", "gamma": 0.02}],
              "regularizers": ["none", [{"name": "label_noise", "rate": 0.3}, "weight_averaging"]], "seeds": [0]},
@@ -89,6 +92,7 @@ def look(folder: Path) -> None:
     """Writes down what the sweep left. In a process of its own: it opens the store."""
     findings = Findings(sweep_file(folder).sweep)
     found = findings.all()
+    note_modules(folder)
     (folder / "found.json").write_text(json.dumps({"found": found, "contradictions": findings.contradictions}))
 
 
@@ -156,11 +160,17 @@ class Chaos:
         """Runs the undisturbed sweep, and an empty store that all others begin with: making one takes long."""
         self.folder.mkdir(parents=True, exist_ok=True)
         _in_child(lambda: quiet() or MlflowClient(f"sqlite:///{self.folder}/empty.db").search_experiments())
+        before = set(sys.modules)
         undisturbed = self._place(UNDISTURBED)
         _in_child(lambda: self._run(undisturbed, None, []))
         found = json.loads((undisturbed / "result.json").read_text())
         if found["problems"]:
             raise SystemExit(f"the undisturbed sweep itself is wrong: {found['problems']}")
+        # what processes import as they go is imported once, here
+        for name in sorted(set((undisturbed / MODULES).read_text().split()) - before):
+            with contextlib.suppress(Exception):  # some are no modules that can be imported by their names
+                importlib.import_module(name)
+        assert threading.active_count() == 1, "a process that forks must have one thread"
 
     def run(self, seeds: Iterator[int]) -> None:
         """Runs the seeds; says how each ended."""

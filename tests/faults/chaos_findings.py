@@ -73,12 +73,14 @@ class Findings:
         trial_id = run.data.tags["flatsweep.trial_id"]
         folder = Folder(self._sweep.storage) / self._sweep.name / trial_id
         points: dict[str, list[tuple[int, str]]] = {}
+        plain = set[tuple[str, int, float]]()
         for key in run.data.metrics:
             history = sorted((each.step, each.value) for each in self._client.get_metric_history(run.info.run_id, key))
             if key != CHANGED:
+                plain |= {(key, step, value) for step, value in history}
                 self._expect(len({step for step, _ in history}) == len(history), f"{trial_id}: {key} has {history}")
                 points[key] = [(step, "" if _is_time(key) else value.hex()) for step, value in history]
-        self._compare_with_journal(trial_id, folder, run)
+        self._compare_with_journal(trial_id, folder, run, plain)
         tags = {key: text for key, text in run.data.tags.items() if key.removeprefix("flatsweep.") not in VOLATILE_TAGS}
         tags = {key: text for key, text in tags.items() if not key.startswith("mlflow.") or key == "mlflow.runName"}
         tags = {key: text for key, text in tags.items() if not key.startswith("flatsweep.file/")}
@@ -93,16 +95,18 @@ class Findings:
             "files": self._files(folder),
         }
 
-    def _compare_with_journal(self, trial_id: str, folder: Folder, run: Any) -> None:
+    def _compare_with_journal(
+        self, trial_id: str, folder: Folder, run: Any, points: set[tuple[str, int, float]]
+    ) -> None:
         raw = folder.read("journal.jsonl")
         records = Journal(folder).records
         self._expect(raw.count(b"\n") == len(records), f"{trial_id}: its journal has a damaged line")
-        metrics = {record.key: record.value for record in records if record.kind == "metric"}
-        said = {key: value for key, value in run.data.metrics.items() if key != CHANGED}
-        self._expect(metrics == said, f"{trial_id}: journal and MLflow differ in {set(metrics.items()) ^ set(said.items())}")
+        metrics = {(record.key, record.step, record.value) for record in records if record.kind == "metric"}
+        different = metrics ^ points
+        self._expect(not different, f"{trial_id}: journal and MLflow differ in {sorted(different)}")
         tags = {f"flatsweep.{record.key}": record.text for record in records if record.kind in {"tag", "state"}}
-        different = {key: (text, run.data.tags.get(key)) for key, text in tags.items() if run.data.tags.get(key) != text}
-        self._expect(not different, f"{trial_id}: journal and MLflow differ in {different}")
+        other = {key: (text, run.data.tags.get(key)) for key, text in tags.items() if run.data.tags.get(key) != text}
+        self._expect(not other, f"{trial_id}: journal and MLflow differ in {other}")
         self._expect(tags.get("flatsweep.state") == "finished", f"{trial_id}: its journal says {tags['flatsweep.state']}")
 
     def _artifacts(self, run_id: str, place: str | None = None) -> list[str]:

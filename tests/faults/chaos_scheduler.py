@@ -40,12 +40,16 @@ from workers.training import Progress
 
 SLOTS = 2
 """Trials side by side."""
-TIMEOUT_SECONDS = 150.0
+TIMEOUT_SECONDS = 900.0
 """Of a driver: one that takes longer hangs."""
 LINGER_SECONDS = 0.5
 """How long a worker may outlive its driver at most."""
 EVENTS = "events.jsonl"
 """What happened when: where each trial stood, and when drivers began and ended."""
+
+
+MODULES = "modules.txt"
+"""Names of modules that were imported in its processes."""
 
 
 class Hang(Exception):
@@ -57,6 +61,12 @@ def note(folder: Path, **event: Any) -> None:
     line = json.dumps(event | {"time": time.time(), "pid": os.getpid()}) + "\n"
     with (folder / EVENTS).open("a") as file:
         file.write(line)
+
+
+def note_modules(folder: Path) -> None:
+    """Adds the names of the modules that this process has imported."""
+    with (folder / MODULES).open("a") as file:
+        file.write(" ".join([*sys.modules, ""]))
 
 
 def fork(function: Callable[[], int]) -> int:
@@ -91,7 +101,9 @@ def run_driver(file: SweepFile, folder: Path, faults_file: Path | None, number: 
 
     def drive() -> int:
         here.close()
-        return _drive(file, there, faults_file)
+        code = _drive(file, there, faults_file)
+        note_modules(folder)
+        return code
 
     driver, workers = fork(drive), list[int]()
     there.close()
@@ -299,6 +311,7 @@ def _serve(folder: Path, faults_file: Path | None, number: int, driver: Connecti
             time.sleep(LINGER_SECONDS)
             return 1
         if what == "end":
+            note_modules(folder)
             return 0
         try:
             if what == "stop":
