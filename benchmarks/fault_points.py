@@ -55,7 +55,7 @@ def points_per_step() -> int:
     reached = list[str]()
     original = faults.point
     try:
-        faults.point = lambda name, of="": reached.append(name)
+        faults.point = lambda name, _of="": reached.append(name)
         step = Step()
         for _ in range(STEPS // 2):
             next(step.run)

@@ -29,8 +29,8 @@ class Fault:
     point: str
     """Name of the place."""
     action: str
-    """`kill` (SIGKILL) or `term` (SIGTERM) to this process; `exit` without a word; `enospc` or `eio`, an OSError as of a
-    full or a broken disk; `sleep`."""
+    """`kill` (SIGKILL) or `term` (SIGTERM) to this process; `exit` without a word; `enospc` or `eio`, an OSError as of
+    a full or a broken disk; `sleep`."""
     of: str = "*"
     """Pattern of what the place is about, such as a file's path; others do not count."""
     hit: int = 1
@@ -100,7 +100,7 @@ _armed: _Armed | None = _Armed(Path(os.environ[VARIABLE])) if VARIABLE in os.env
 
 def arm(file: Path | None) -> None:
     """Puts the faults of another JSON file in the place of all; None: none."""
-    global _armed  # noqa: PLW0603
+    global _armed
     _armed = _Armed(file) if file else None
 
 

@@ -139,9 +139,10 @@ class Trainer:
     def _save_within_epoch(self) -> None:
         """Saves if the last checkpoint is as old as `checkpoint_minutes`; an epoch's end saves by itself."""
         minutes = self.trial.training.checkpoint_minutes
-        if minutes is not None and self.next_batch < self.steps_per_epoch:
-            if time.monotonic() - self._saved >= 60 * minutes:
-                self.save()
+        if minutes is None or self.next_batch == self.steps_per_epoch:
+            return
+        if time.monotonic() - self._saved >= 60 * minutes:
+            self.save()
 
     def _step(self, number: int) -> None:
         """One step: regularisers - attack - loss at perhaps perturbed weights - optimizer - regularisers."""

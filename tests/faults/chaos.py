@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
@@ -30,12 +31,23 @@ import chaos_scheduler
 import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (imported once, before processes are forked)
 from chaos_faults import Outcome, drawn, in_order, outcomes, read_lines, struck, table, write_faults
 from chaos_findings import Findings, differences
-from chaos_scheduler import EVENTS, MODULES, Hang, fork, note, note_modules, run_driver, wait_for_children
+from chaos_scheduler import (
+    EVENTS,
+    MODULES,
+    TIMEOUT_SECONDS,
+    HangError,
+    fork,
+    note,
+    note_modules,
+    run_driver,
+    wait_for_children,
+)
 from mlflow import MlflowClient
 
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import DATABASE, quiet
+from workers.faults import VARIABLE, Fault
 
 MOST_DRIVERS = 25
 """A sweep that is not through after so many submits never will be."""
@@ -73,12 +85,15 @@ def sweep_file(folder: Path) -> SweepFile:
     return SweepFile(sweep, text, folder / "chaos.yaml", read_at_commit="")
 
 
-def run_sweep(folder: Path, faults_file: Path | None) -> list[str]:
+def run_sweep(folder: Path, faults_file: Path | None, on_ray: bool) -> list[str]:
     """Submits until nothing is left to run; returns what went wrong."""
     file = sweep_file(folder)
     for number in range(MOST_DRIVERS):
         note(folder, event="driver began", driver=number)
-        code = run_driver(file, folder, faults_file, number)
+        if on_ray and faults_file:
+            code = submit_on_ray(folder, faults_file)
+        else:
+            code = run_driver(file, folder, faults_file, number)
         note(folder, event="driver ended", driver=number, code=code)
         if code and faults_file is None:
             return [f"exit code {code}"]
@@ -86,6 +101,14 @@ def run_sweep(folder: Path, faults_file: Path | None) -> list[str]:
             wait_for_children(60)
             return []
     return [f"not through after {MOST_DRIVERS} submits"]
+
+
+def submit_on_ray(folder: Path, faults_file: Path) -> int:
+    """`flatsweep submit` as a user calls it; returns its exit code."""
+    kept = {key: text for key, text in os.environ.items() if key not in {"RAY_ADDRESS", "MLFLOW_TRACKING_URI"}}
+    command = [sys.executable, "-c", "from orchestrator.cli import main; main()", "submit", "chaos.yaml"]
+    environment = kept | {VARIABLE: str(faults_file)}
+    return subprocess.run(command, cwd=folder, env=environment, timeout=TIMEOUT_SECONDS).returncode
 
 
 def look(folder: Path) -> None:
@@ -96,14 +119,14 @@ def look(folder: Path) -> None:
     (folder / "found.json").write_text(json.dumps({"found": found, "contradictions": findings.contradictions}))
 
 
-def run_seed(folder: Path, expected: Path | None, faults: list[Any]) -> int:
+def run_seed(folder: Path, expected: Path | None, faults: list[Fault], on_ray: bool = False) -> int:
     """One sweep from its beginning to its result, in `result.json`."""
     faults_file = folder / "faults.json" if expected else None
     if faults_file:
         write_faults(faults, faults_file)
     started = time.monotonic()
     try:
-        problems = run_sweep(folder, faults_file)
+        problems = run_sweep(folder, faults_file, on_ray)
         seen: dict[str, Any] = {"contradictions": [], "found": None}
         if not problems:
             _in_child(lambda: look(folder))
@@ -111,7 +134,7 @@ def run_seed(folder: Path, expected: Path | None, faults: list[Any]) -> int:
         problems += seen["contradictions"]
         if expected is not None and seen["found"]:
             problems += differences(seen["found"], json.loads(expected.read_text())["found"])
-    except (Hang, ChildFailed, OSError) as error:
+    except (HangError, ChildError, OSError, subprocess.TimeoutExpired) as error:
         problems = [f"{type(error).__name__}: {error}"]
     happened = struck(faults_file) if faults_file else []
     events = in_order(happened, read_lines(folder / EVENTS))
@@ -127,7 +150,7 @@ def run_seed(folder: Path, expected: Path | None, faults: list[Any]) -> int:
     return 1 if problems else 0
 
 
-class ChildFailed(Exception):
+class ChildError(Exception):
     """A process that was to help ended with another code than 0."""
 
 
@@ -138,7 +161,7 @@ def _in_child(function: Callable[[], None]) -> None:
 
     _, status = os.waitpid(fork(run), 0)
     if status:
-        raise ChildFailed(f"{os.waitstatus_to_exitcode(status)}: see output.txt")
+        raise ChildError(f"{os.waitstatus_to_exitcode(status)}: see output.txt")
 
 
 class Chaos:
@@ -147,10 +170,11 @@ class Chaos:
     Args:
         folder: where each has a folder.
         jobs: how many side by side.
+        on_ray: as `flatsweep submit` runs them; the undisturbed one as ever.
     """
 
-    def __init__(self, folder: Path, jobs: int) -> None:
-        self.folder, self._jobs = folder, jobs
+    def __init__(self, folder: Path, jobs: int, on_ray: bool = False) -> None:
+        self.folder, self._jobs, self._on_ray = folder, jobs, on_ray
         self._running: dict[int, int] = {}
         self.failed: dict[int, list[str]] = {}
         self.outcomes: list[Outcome] = []
@@ -190,11 +214,11 @@ class Chaos:
         shutil.copy(self.folder / "empty.db", place / "runs" / DATABASE)
         return place
 
-    def _run(self, place: Path, expected: Path | None, faults: list[Any]) -> None:
+    def _run(self, place: Path, expected: Path | None, faults: list[Fault]) -> None:
         output = os.open(place / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        run_seed(place, expected, faults)
+        run_seed(place, expected, faults, self._on_ray)
 
     def _wait(self) -> None:
         process, _ = os.wait()
@@ -205,8 +229,8 @@ class Chaos:
         self.done += 1
         problems = result["problems"]
         self.outcomes += [Outcome(**one) for one in result["outcomes"]]
-        count_of = len(result["outcomes"])
-        print(f"seed {seed}: {count_of} faults, {result.get('seconds', 0):.1f} s: {'DIFFERS' if problems else 'identical'}")
+        how = "DIFFERS" if problems else "identical"
+        print(f"seed {seed}: {len(result['outcomes'])} faults, {result.get('seconds', 0):.1f} s: {how}")
         for problem in problems[:10]:
             print(f"    {problem[:400]}")
         sys.stdout.flush()
@@ -244,7 +268,7 @@ def main() -> int:
     chaos_scheduler.one_thread()
     os.environ["GIT_CEILING_DIRECTORIES"] = "/"
     folder = given.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
-    chaos = Chaos(folder.absolute(), given.jobs)
+    chaos = Chaos(folder.absolute(), given.jobs, given.ray)
     chaos.prepare()
     chaos.run(_fresh(given.minutes) if given.minutes else _seeds(given.seeds))
     print()

@@ -190,7 +190,8 @@ def in_order(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list
 
 def table(found: list[Outcome]) -> str:
     """A line for each kind, as Markdown."""
-    lines = ["| fault | | injected | recovered | s, median | s, max | batches repeated | epochs, max |", "|---" * 8 + "|"]
+    columns = ("fault", "", "injected", "recovered", "s, median", "s, max", "batches repeated", "epochs, max")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     places = list(dict.fromkeys(BY_PLACE.values()))
     groups = sorted({(one.what, one.effect) for one in found}, key=lambda group: (places.index(group[0]), group[1]))
     for group in groups:

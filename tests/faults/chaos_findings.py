@@ -107,7 +107,8 @@ class Findings:
         tags = {f"flatsweep.{record.key}": record.text for record in records if record.kind in {"tag", "state"}}
         other = {key: (text, run.data.tags.get(key)) for key, text in tags.items() if run.data.tags.get(key) != text}
         self._expect(not other, f"{trial_id}: journal and MLflow differ in {other}")
-        self._expect(tags.get("flatsweep.state") == "finished", f"{trial_id}: its journal says {tags['flatsweep.state']}")
+        state = tags.get("flatsweep.state")
+        self._expect(state == "finished", f"{trial_id}: its journal says {state}")
 
     def _artifacts(self, run_id: str, place: str | None = None) -> list[str]:
         found = []
@@ -143,9 +144,7 @@ def differences(found: Any, expected: Any, place: str = "") -> list[str]:
     """Where two pieces of plain data differ, with both sides."""
     if isinstance(found, dict) and isinstance(expected, dict):
         keys = sorted({*found, *expected})
-        return [
-            line for key in keys for line in differences(found.get(key), expected.get(key), f"{place}/{key}")
-        ]
+        return [line for key in keys for line in differences(found.get(key), expected.get(key), f"{place}/{key}")]
     return [] if found == expected else [f"{place}: {found} instead of {expected}"]
 
 

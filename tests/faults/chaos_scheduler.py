@@ -52,7 +52,7 @@ MODULES = "modules.txt"
 """Names of modules that were imported in its processes."""
 
 
-class Hang(Exception):
+class HangError(Exception):
     """A process did not end in time."""
 
 
@@ -93,7 +93,7 @@ def run_driver(file: SweepFile, folder: Path, faults_file: Path | None, number: 
     """Forks a driver of the sweep and its workers; returns its exit code, negative for a signal.
 
     Raises:
-        Hang: it, or a worker, does not end.
+        HangError: it, or a worker, does not end.
     """
     until = time.monotonic() + TIMEOUT_SECONDS
     here, there = socket.socketpair()
@@ -112,7 +112,7 @@ def run_driver(file: SweepFile, folder: Path, faults_file: Path | None, number: 
             ready, _, _ = select.select([here], [], [], max(0.0, until - time.monotonic()))
             if not ready:
                 _end([driver, *workers])
-                raise Hang(f"driver {number} did not end within {TIMEOUT_SECONDS:g} s")
+                raise HangError(f"driver {number} did not end within {TIMEOUT_SECONDS:g} s")
             _, fds, _, _ = socket.recv_fds(here, 1, 1)
             if not fds:
                 break
@@ -140,7 +140,7 @@ def wait_for_children(seconds: float) -> None:
     """Waits until every child of this process is dead.
 
     Raises:
-        Hang: one is not.
+        HangError: one is not.
     """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -150,7 +150,7 @@ def wait_for_children(seconds: float) -> None:
             return
         if not found:
             time.sleep(0.02)
-    raise Hang(f"a worker did not end within {seconds:g} s of its driver")
+    raise HangError(f"a worker did not end within {seconds:g} s of its driver")
 
 
 # the driver

@@ -1,4 +1,4 @@
-"""Sweeps in which everything dies end as if nothing had: see `chaos.py`, which `make chaos` runs for as long as wanted."""
+"""Sweeps in which everything dies end as if nothing had: see `chaos.py`."""
 
 import json
 import subprocess

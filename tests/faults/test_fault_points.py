@@ -1,4 +1,4 @@
-"""The fault points themselves: each fault happens once over all processes, as it says, and is logged; off, none does."""
+"""The fault points themselves: a fault happens once over all processes, as it says, and is logged."""
 
 import errno
 import json
