@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all fuzz lint format bench audit sbom lock image wheel clean
+.PHONY: install demo results test test-all fuzz chaos lint format bench audit sbom lock image wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -39,6 +39,11 @@ test-all: $(STAMP)
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz
 
+# Kills whatever a sweep consists of, in fresh ways for so many minutes, and compares with an undisturbed one.
+MINUTES ?= 30
+chaos: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/chaos.py --minutes $(MINUTES)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -54,6 +59,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/fault_points.py
 
 # Needs the network: where nobody can be asked, it fails and says so.
 audit: $(STAMP)

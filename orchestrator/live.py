@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from workers import faults
+
 SHOWN = 16
 """Running trials in the live table; the rest is counted."""
 HEARTBEAT_SECONDS = 30.0
@@ -100,6 +102,7 @@ class LiveView(Callback):  # type: ignore[misc]
 
     def _end(self, name: str, line: Line, result: dict[str, Any]) -> None:
         self._running.pop(name, None)
+        faults.point("driver/trial-end", name)
         if result.get("state") == "failed":
             self._failed.append((line.label, str(result.get("error_class"))))
             why = f"{line.label}: {result.get('error_class')}: {result.get('error')}"

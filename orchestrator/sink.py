@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from orchestrator.addresses import hidden, secret
+from workers import faults
 from workers.journal import Record, same
 from workers.storage import Folder
 
@@ -78,12 +79,14 @@ class RunSink:
         """Metrics first, then tags, then the last state: a run is closed only when everything else is there."""
         from mlflow.entities import Metric
 
+        faults.point("mlflow/begin")
         metrics = new_metrics(records, self._recorded)
         for low in range(0, len(metrics), MAX_METRICS):
             part = metrics[low : low + MAX_METRICS]
             log_changes(self._client, self._run_id, [Metric(m.key, m.value, m.time_ms, m.step) for m in part])
             for record in part:
                 self._recorded.setdefault((record.key, record.step), {})[record.time_ms] = record.value
+        faults.point("mlflow/metrics")
         self._send_files({record.key: record.text for record in records if record.kind == "file"})
         tags = {record.key: record.text for record in records if record.kind == "tag"}
         states = [record.text for record in records if record.kind == "state"]
@@ -91,8 +94,10 @@ class RunSink:
             tags["state"] = states[-1]
         if tags:
             log_changes(self._client, self._run_id, tags=tags)
+        faults.point("mlflow/tags", states[-1] if states else "")
         if states:
             set_status(self._client, self._run_id, states[-1])
+        faults.point("mlflow/sent", states[-1] if states else "")
 
     @cached_property
     def _files(self) -> dict[str, str]:

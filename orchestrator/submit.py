@@ -23,6 +23,7 @@ from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
 from orchestrator.trial_run import TrialRun
 from orchestrator.versions import source_tags
+from workers import faults
 from workers.failures import ErrorClass, StorageError
 from workers.journal import Journal, Record
 from workers.leases import LEASE_SECONDS
@@ -90,6 +91,7 @@ def submit(
         if close_orphans(store, sweep, runs=runs):
             runs = confirmed_runs(sweep, store)
         plan = make_plan(sweep, runs)
+        faults.point("driver/planned")
         parent_left = store.settle_parent(sweep.name, "interrupted" if plan.to_launch() else "finished")
         if prepare:
             plan = prepare(store, plan)
@@ -110,12 +112,12 @@ def submit(
             )
             tags, new = source_tags(commit), [entry.trial_id for entry in entries if entry.run is None]
             note(Folder(sweep.storage) / sweep.name, new, tags, file.profile)
-            run_ids = {
-                entry.trial_id: entry.run.run_id
-                if entry.run
-                else store.create_run(RunContent.of_trial(entry.trial, sweep.evaluation), sweep.name, parent, tags)
-                for entry in entries
-            }
+            run_ids = dict[str, str]()
+            for entry in entries:
+                content = RunContent.of_trial(entry.trial, sweep.evaluation)
+                made = entry.run.run_id if entry.run else store.create_run(content, sweep.name, parent, tags)
+                run_ids[entry.trial_id] = made
+                faults.point("driver/run-made", made)
             if started:
                 started()
             return run_ids
@@ -124,12 +126,14 @@ def submit(
         try:
             console.print(f"starting Ray for {len(entries)} trials", markup=False, highlight=False)
             outcome = launch(plan, record, console, address, store, limits)
+            faults.point("driver/launched")
             # a worker that died while it measured once more has not undone what its trial is
             close_orphans(store, sweep, frozenset() if plan.measure_only else outcome.lost)
             state = "interrupted" if outcome.stopped_by else "finished"
         finally:
             if state == "failed":
                 close_orphans(store, sweep)
+            faults.point("driver/closing")
             if "parent" in recorded:
                 store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, confirmed_runs(sweep, store))

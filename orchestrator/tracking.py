@@ -20,6 +20,7 @@ from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
 from orchestrator.tracking_place import artifacts_uri, database_file, database_problem, reached, tracking_uri
 from orchestrator.trial_run import TrialRun
 from orchestrator.versions import source_tags
+from workers import faults
 
 MAX_PARAMS = 100
 """MLflow's limit: params in a batch."""
@@ -261,8 +262,10 @@ class Store:
         with self.reached():
             run = self.client.create_run(self.experiment_id, start_time=made_ms, run_name=content.name, tags=tags)
             run_id = str(run.info.run_id)
+            faults.point("run/created", run_id)
             for low in range(0, len(params), MAX_PARAMS):
                 self.client.log_batch(run_id, metrics=[change_mark()], params=params[low : low + MAX_PARAMS])
+            faults.point("run/params", run_id)
             self.client.log_dict(run_id, content.data, content.file)
             self.client.update_run(run_id, status="SCHEDULED")
         return run_id

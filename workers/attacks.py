@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from orchestrator.spec.training import Attack
+from workers import faults
 from workers.modes import frozen
 
 Objective = Callable[[Tensor], Tensor]
@@ -90,6 +91,7 @@ def ascend(
         iterate = iterate.detach().requires_grad_(True)
         value = objective(model(iterate))
         (gradient,) = torch.autograd.grad(value.sum(), iterate)
+        faults.point("attack/step")
         if attack.best_iterate:
             value = value.detach()
             best, best_value = (iterate, value) if index == 0 else _better(best, best_value, iterate, value)

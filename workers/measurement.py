@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from orchestrator.spec.base import canonical
 from orchestrator.spec.measures import Measure
 from orchestrator.spec.sweep import Evaluation
-from workers import layout
+from workers import faults, layout
 from workers.measures.result import Parts, Result
 from workers.recorder import Recorder
 from workers.sealed import sealed, unsealed
@@ -205,6 +205,7 @@ def keep(
     if result.arrays:
         results.write(layout.arrays_name(name), _npz(result.arrays))
     results.write(name, sealed(content, indent=2))
+    faults.point("measure/kept", name)
     results.delete(layout.parts_name(name))
     return content
 
@@ -228,6 +229,7 @@ class KeptParts(dict[str, Any]):
         super().__setitem__(key, value)
         content = {"parts": dict(self), "seconds": self.seconds_before + time.perf_counter() - self._started}
         self._folder.write(self._name, sealed(content))
+        faults.point("measure/part", self._name)
 
 
 def _npz(arrays: dict[str, Tensor]) -> bytes:

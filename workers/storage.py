@@ -11,6 +11,7 @@ import filelock
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from workers import faults
 from workers.failures import StorageError
 from workers.leases import Lease
 
@@ -138,6 +139,7 @@ class Folder:
                 return
             with self._aside(name, content) as aside:
                 os.replace(aside, self._at(name))  # noqa: PTH105  (paths are fsspec's, as text)
+            faults.point("file/replaced", self._at(name))
 
     def create(self, name: str, content: bytes) -> bool:
         """Writes the whole file unless there is one; of several that try at once with other contents, one succeeds.
@@ -169,9 +171,10 @@ class Folder:
         aside = f"{place}/.{last}.{uuid.uuid4().hex}{PART}"
         try:
             with open(aside, "wb") as file:  # noqa: PTH123
-                file.write(content)
+                faults.write(file, content, "file/half", self._at(name))
                 file.flush()
                 os.fsync(file.fileno())
+            faults.point("file/written", self._at(name))
             yield aside
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -186,10 +189,12 @@ class Folder:
         if not self.is_local:
             raise TypeError(f"no file can be added to in {self.url}")
         os.makedirs(self._path, exist_ok=True)  # noqa: PTH103
+        faults.point("append/before", self._at(name))
         with open(self._at(name), "ab") as file:  # noqa: PTH123
-            file.write(content)
+            faults.write(file, content, "append/half", self._at(name))
             file.flush()
             os.fsync(file.fileno())
+        faults.point("append/after", self._at(name))
 
     def delete(self, name: str) -> None:
         """Removes a file or a whole folder; nothing happens where there is none."""

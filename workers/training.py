@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.spec.sweep import Trial
-from workers import checkpoints, layout
+from workers import checkpoints, faults, layout
 from workers.data.batches import TrainingBatches
 from workers.data.splits import Splits
 from workers.failures import DivergedError
@@ -82,6 +82,7 @@ class Trainer:
         self._made: tuple[tuple[int, int], Tensor, Labels] | None = None
         # whole epochs, and steps of the running one, that are done: a batch counts once for each of its replays
         self.epoch, self.next_batch, self.seconds = 0, 0, 0.0
+        self._saved = time.monotonic()
         # sums over the running epoch: loss, examples wrong at the method's own inputs, examples
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
         self.selection = Selection(trial, splits.validation, folder / layout.SNAPSHOTS if folder else None, device)
@@ -119,6 +120,8 @@ class Trainer:
                     self._step(self.next_batch)
                     self.next_batch += 1
                     self.seconds += time.perf_counter() - started
+                    faults.point("train/batch")
+                    self._save_within_epoch()
                     yield Progress(self.epoch, self.trial.training.epochs, self.next_batch, self.steps_per_epoch)
                 yield self._end_epoch(recorder)
                 yield from self._select(recorder)
@@ -131,6 +134,15 @@ class Trainer:
         """Writes a checkpoint of this very moment."""
         if self.folder is not None:
             checkpoints.save(self.folder, self.epoch, self.next_batch, self._state())
+        self._saved = time.monotonic()
+
+    def _save_within_epoch(self) -> None:
+        """Saves if the last checkpoint is as old as `checkpoint_minutes`; an epoch's end saves by itself."""
+        minutes = self.trial.training.checkpoint_minutes
+        if minutes is None or self.next_batch == self.steps_per_epoch:
+            return
+        if time.monotonic() - self._saved >= 60 * minutes:
+            self.save()
 
     def _step(self, number: int) -> None:
         """One step: regularisers - attack - loss at perhaps perturbed weights - optimizer - regularisers."""
@@ -239,6 +251,7 @@ class Trainer:
                 "train/seconds": self.seconds,
             }
             recorder.metrics(values, step=self.epoch + 1)
+        faults.point("train/epoch")
         self.epoch, self.next_batch, self.seconds = self.epoch + 1, 0, 0.0
         self.sums.zero_()
         self._end_of_epoch_hooks()

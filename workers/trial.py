@@ -13,7 +13,7 @@ import torch
 from orchestrator import __version__
 from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
-from workers import layout, retention
+from workers import faults, layout, retention
 from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, ErrorClass, StorageError, classify
 from workers.measurement import Measurement, Measuring, Values
@@ -77,6 +77,7 @@ def trial_steps(
         try:
             values = yield from _train_and_measure(trial, evaluation, folder, recorder, device)
             recorder.state("finished")
+            faults.point("trial/finished")
         except GeneratorExit:
             recorder.state("interrupted")
             close(recorder, STOP_SECONDS)
@@ -86,6 +87,7 @@ def trial_steps(
             close(recorder, CLOSE_SECONDS)
             raise
         close(recorder, CLOSE_SECONDS)
+        faults.point("trial/closed")
     return values
 
 
@@ -118,6 +120,7 @@ def _train_and_measure(
 ) -> Generator[Progress | Measuring, None, Values]:
     attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
     recorder.state("running")
+    faults.point("trial/running")
     others = packages(*filter(None, (trial, evaluation)))
     versions = {f"{name}_version": version for name, version in {"flatsweep": __version__, **others}.items()}
     recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **surroundings(device), **versions})

@@ -264,6 +264,11 @@ class Training(Spec):
     network; `every K`, also those of epochs K, 2K, ...; `all`, those of every epoch. No part of a trial's identity.
     Left out: what `early_stopping` and `keep_every` keep, and the checkpoint before the last."""
 
+    checkpoint_minutes: Annotated[Number, Field(gt=0)] | None = location(None)
+    """Also save a checkpoint within an epoch once so many minutes have passed since the last one: no more of a long
+    epoch is trained again after a loss. No part of a trial's identity. Left out: when an epoch ends or the trial stops.
+    """
+
     @model_validator(mode="after")
     def _keeps_what_there_is(self) -> Self:
         if self.keep == "best" and self.early_stopping is None:

@@ -19,7 +19,7 @@ from orchestrator.analysis import landscapes
 from orchestrator.local_copy import LocalCopy, _packed
 from orchestrator.spec.landscape_measures import Landscape
 from orchestrator.spec.sweep import Sweep
-from orchestrator.tracking import TrialRun
+from orchestrator.trial_run import TrialRun
 from tests.faults.fuzz_mutations import bent
 from tests.faults.fuzz_target import Target
 from tests.faults.fuzz_watch import watched

@@ -7,7 +7,6 @@ import io
 import itertools
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock

@@ -3,6 +3,7 @@
 import copy
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from toys import CPU, PLAIN, digits, regularizer, trial
 
 from orchestrator.spec.sweep import Trial
 from orchestrator.spec.training import SCHEDULES
-from workers import checkpoints
+from workers import checkpoints, layout
 from workers.labels import Labels
 from workers.seeding import generator
 from workers.steps import drain
@@ -138,3 +139,21 @@ def test_the_seed_matters() -> None:
         drain(trainer.run())
         found.add(weights_digest(trainer.model))
     assert len(found) == 2
+
+
+def test_checkpoints_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock on which a batch takes 40 s: a checkpoint each minute, from which a lost trial goes on bit for bit."""
+    now, folder = [0.0], Folder(str(tmp_path))
+    monkeypatch.setattr("workers.training.time", SimpleNamespace(monotonic=lambda: now[0], perf_counter=lambda: 0.0))
+    often, plain = trial(epochs=1, checkpoint_minutes=1), Trainer(trial(epochs=1), digits(), None, CPU)
+    drain(plain.run())
+    steps, seen = Trainer(often, digits(), folder, CPU).run(), []
+    for batch in (1, 2, 3, 4):
+        now[0] = 40.0 * batch
+        next(steps)
+        seen.append([found[:2] for found in map(layout.parse_checkpoint, folder.names()) if found])
+    assert seen == [[], [(0, 2)], [(0, 2)], [(0, 2)]]  # after the last batch the epoch's end saves
+    lost = Trainer(often, digits(), folder, CPU)
+    assert lost.next_batch == 2
+    drain(lost.run())
+    assert weights_digest(lost.model) == weights_digest(plain.model)

@@ -1,0 +1,42 @@
+"""Sweeps in which everything dies end as if nothing had: see `chaos.py`."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).with_name("chaos.py")
+MENDED: tuple[int, ...] = ()
+"""Seeds that showed a mistake once."""
+
+
+def run(folder: Path, *options: str) -> str:
+    command = [sys.executable, str(CHAOS), "--folder", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout[-8000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def test_a_few_seeds(tmp_path: Path) -> None:
+    said = run(tmp_path, "--seeds", "0-1")
+    assert said.count("identical") == 2
+    found = json.loads((tmp_path / "undisturbed" / "found.json").read_text())
+    assert found["found"]["kinds"] == {"sweep": 1, "trial": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_two_hundred_seeds(tmp_path: Path) -> None:
+    said = run(tmp_path, "--seeds", "0-199")
+    assert said.count("identical") == 200
+    faults = int(said.rsplit(" sweeps, ", 1)[1].split(" faults")[0])
+    assert faults >= 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_on_ray(tmp_path: Path) -> None:
+    said = run(tmp_path, "--ray", "--seeds", "0-1", "--jobs", "1")
+    assert said.count("identical") == 2
