@@ -117,7 +117,7 @@ def read(sweep: Sweep, networks: pd.DataFrame, measure: Landscape) -> tuple[pd.D
         try:
             tables.append(pd.DataFrame(row | _columns(_arrays(content))))
         except Exception as error:  # numpy and zipfile raise many for what they cannot read
-            logger.warning("%s/%s cannot be read: %s", folder, name, str(error)[:300])
+            logger.warning("%s of trial %s cannot be read: %s", name, row["trial_id"], str(error)[:300])
             missing.append(f"{row['trial_id']} ({row['method']} | {row['regularizer']} | seed {row['seed']})")
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(), missing
 
