@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from orchestrator.addresses import public
+from orchestrator.addresses import is_server, public
 from orchestrator.doctor.finding import Finding, Level, Question, first_line
+from orchestrator.serving.probe import server_problem
 from orchestrator.tracking_place import database_file, database_problem
 
 CHECK = "tracking"
-ANSWER_SECONDS = 10
 EXPERIMENT = "flatsweep-doctor"
 """Where the sweep has none yet."""
 METRIC, FILE = "doctor", "doctor.txt"
-API = "/api/2.0/mlflow/experiments/search"
 
 
 def findings(question: Question) -> list[Finding]:
@@ -33,82 +32,13 @@ def findings(question: Question) -> list[Finding]:
             return [Finding(CHECK, Level.PROBLEM, problem, mend)]
         if not file.exists():
             return [_first_use(question, file)]
-    elif parts.scheme in {"http", "https"}:
-        if refusal := answer_problem(uri):
-            return [refusal]
+    elif is_server(uri):
+        if problem := server_problem(uri, question.sweep.experiment if question.sweep else None):
+            return [Finding(CHECK, Level.PROBLEM, problem, "docs/tracking-server.md tells how a server is set up")]
     elif parts.scheme in {"", "file"}:
         what = f"MLflow no longer writes to plain folders ({uri})"
         return [Finding(CHECK, Level.PROBLEM, what, "give sqlite:///FILE, or a server's address")]
     return [_written(uri, question)]
-
-
-def answer_problem(uri: str) -> Finding | None:
-    """What a server says to a question to its API, which `/health` does not tell; None where it answers it."""
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    shown = public(uri)
-    try:
-        creds = get_default_host_creds(uri)
-        reply = http_request(
-            creds, API, "POST", max_retries=0, timeout=ANSWER_SECONDS, raise_on_status=False, json={"max_results": 1}
-        )
-    except (MlflowException, OSError) as error:
-        return _unreachable(shown, error)
-    named = bool(creds.username or creds.token)
-    return _refusal(shown, urlsplit(uri).netloc.rpartition("@")[2], int(reply.status_code), str(reply.text), named)
-
-
-def _refusal(uri: str, host: str, status: int, text: str, named: bool) -> Finding | None:
-    """In words."""
-    if status == 200 and text.lstrip().startswith("{"):
-        return None
-    if status == 401:
-        said = "refuses the user name or the password" if named else "wants a user name and a password, and has none"
-        mend = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to those of an account of the server"
-        return Finding(CHECK, Level.PROBLEM, f"the server {uri} {said} (401)", mend)
-    if status == 403 and "Host header" in text:
-        what = f"the server {uri} does not want to be called '{host}' (403, unknown Host header), whatever /health says"
-        return Finding(
-            CHECK, Level.PROBLEM, what, f"start it with --allowed-hosts '{host}', or call it by another name"
-        )
-    if status == 403:
-        what = f"the account may not use the server {uri} (403: {text.strip()[:200]})"
-        return Finding(CHECK, Level.PROBLEM, what, "have it given the permission to edit the sweep's experiment")
-    if status >= 500:
-        what = f"the server {uri} has a fault of its own ({status}: {text.strip()[:200]})"
-        return Finding(CHECK, Level.PROBLEM, what, "look at the server's log, and whether its database is up")
-    what = f"{uri} is no MLflow server: it answers {status} to {API}"
-    return Finding(CHECK, Level.PROBLEM, what, "give the address that `mlflow server` listens at, with its path if any")
-
-
-def _unreachable(uri: str, error: BaseException) -> Finding:
-    causes: list[BaseException] = [error]
-    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and cause not in causes:
-        causes.append(cause)
-    names = {type(cause).__name__ for cause in causes}
-    kinds = {
-        "SSLError": (
-            "does not prove who it is (TLS)",
-            "give http:// if it has no TLS, else set MLFLOW_TRACKING_SERVER_CERT_PATH",
-        ),
-        "ConnectTimeout": ("cannot be reached: nothing answers", "look at the address and the firewalls between"),
-        "ReadTimeoutError": (
-            f"does not answer within {ANSWER_SECONDS} s",
-            "look whether it is overloaded or its database hangs",
-        ),
-    }
-    for kind, (said, mend) in kinds.items():
-        if kind in names:
-            return Finding(CHECK, Level.PROBLEM, f"the server {uri} {said}", mend)
-    text = " ".join(str(cause) for cause in causes)
-    if "Name or service not known" in text or "name resolution" in text or "NameResolution" in text:
-        return Finding(CHECK, Level.PROBLEM, f"nobody knows the name in {uri}", "look at its spelling and at the DNS")
-    if "refused" in text:
-        return Finding(CHECK, Level.PROBLEM, f"nothing listens at {uri}", "start the server, or give its right address")
-    what = f"the server {uri} cannot be asked: {first_line(causes[-1])}"
-    return Finding(CHECK, Level.PROBLEM, what, "look at the address, and whether the server is up")
 
 
 def _first_use(question: Question, file: Path) -> Finding:

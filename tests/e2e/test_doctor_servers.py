@@ -68,12 +68,12 @@ def asked(uri: str, file: Path | None = None) -> Finding:
 def test_a_password_is_asked_for(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_USERNAME", raising=False)
     found = asked(guarded)
-    assert found.level is Level.PROBLEM and "wants a user name and a password, and has none (401)" in found.what
-    assert "MLFLOW_TRACKING_USERNAME" in found.mend
+    assert found.level is Level.PROBLEM and "wants a user and a password" in found.what
+    assert "MLFLOW_TRACKING_USERNAME" in found.what
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
     found = asked(guarded)
-    assert found.level is Level.PROBLEM and "refuses the user name or the password (401)" in found.what
+    assert found.level is Level.PROBLEM and "does not accept user 'admin' with this password" in found.what
     assert "wrong" not in found.what + found.mend
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
     found = asked(guarded)
@@ -84,8 +84,8 @@ def test_an_unknown_host_header(plain: tuple[int, "subprocess.Popen[bytes]"]) ->
     port, _ = plain
     assert answers(f"http://localhost:{port}/health"), "which says that all is well"
     found = asked(f"http://localhost:{port}")
-    assert found.level is Level.PROBLEM and f"does not want to be called 'localhost:{port}' (403" in found.what
-    assert found.mend.startswith(f"start it with --allowed-hosts 'localhost:{port}'")
+    assert found.level is Level.PROBLEM and "refuses to be called by this name" in found.what
+    assert "--allowed-host" in found.what
 
 
 def test_it_is_no_mlflow_server(tmp_path: Path) -> None:
@@ -100,7 +100,9 @@ def test_it_is_no_mlflow_server(tmp_path: Path) -> None:
     finally:
         process.kill()
         process.wait()
-    assert found.level is Level.PROBLEM and ("is no MLflow server" in found.what or "a fault of its own" in found.what)
+    assert found.level is Level.PROBLEM and (
+        "is no MLflow server" in found.what or "a problem of its own" in found.what
+    )
 
 
 def runs(uri: str, experiment: str) -> tuple[int, int]:
@@ -157,6 +159,6 @@ def test_the_whole_command_with_a_server_that_was_killed(
     assert run_inside("doctor", str(place.file), "--json", "--fix") == 1
     again = json.loads(capsys.readouterr().out)
     bad = {finding["check"]: finding["what"] for finding in again["findings"] if finding["level"] != "ok"}
-    assert bad.pop("tracking") == f"nothing listens at {uri}"
+    assert bad.pop("tracking").startswith(f"no answer from the tracking server {uri}")
     assert bad.keys() == {"clocks", "orphans"}
     assert again["fixed"][0].startswith("nothing was mended, as long as tracking has a problem")

@@ -203,9 +203,9 @@ def test_a_store_that_cannot_be_written(sweep: Sweep, tmp_path: Path) -> None:
     ("uri", "said"),
     [
         ("file:///somewhere", "no longer writes to plain folders"),
-        ("http://127.0.0.1:9", "nothing listens at http://127.0.0.1:9"),
-        ("http://user:secret@127.0.0.1:9", "nothing listens at http://127.0.0.1:9"),
-        ("http://no-such-host.invalid:5000", "nobody knows the name"),
+        ("http://127.0.0.1:9", "no answer from the tracking server http://127.0.0.1:9"),
+        ("http://user:secret@127.0.0.1:9", "no answer from the tracking server http://user:***@127.0.0.1:9"),
+        ("http://no-such-host.invalid:5000", "no answer from the tracking server"),
     ],
 )
 def test_a_store_that_is_not_there(uri: str, said: str) -> None:
