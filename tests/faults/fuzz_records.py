@@ -7,6 +7,7 @@ from random import Random
 from typing import Any
 
 import fsspec
+
 from orchestrator import evaluations, origins, recorded
 from orchestrator.cluster.request import Options, Request, parse_event
 from orchestrator.errors import UserError

@@ -7,7 +7,6 @@ import io
 import itertools
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -253,7 +252,7 @@ class Sweeps(RuleBasedStateMachine):
         name = self.one(number)
         one = self.known[name]
         if one.run in {None, "finished", "failed"}:
-            with pytest.raises(UserError, match="no recorded trial|nothing to cancel"):
+            with pytest.raises(UserError, match=r"no recorded trial|nothing to cancel"):
                 cancel.cancel_trials(self.store, self.name, [name], 0)
         else:
             cancel.cancel_trials(self.store, self.name, [name], 0)
