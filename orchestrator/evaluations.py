@@ -176,8 +176,7 @@ def _read(folder: Folder, name: str) -> Evaluation:
         problem = error.errors()[0]["msg"]
     if problem:
         raise UserError(
-            f"{folder}/{name} is damaged: {problem}; delete it, and `flatsweep evaluate` with its settings "
-            "makes it anew"
+            f"{folder}/{name} is damaged: {problem}; delete it; `flatsweep evaluate` with its settings keeps it again"
         )
     return evaluation
 

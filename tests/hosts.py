@@ -102,9 +102,11 @@ class Hosts:
         """Puts it back."""
         _ip("-n", self._space(name), "link", "set", "eth0", "up")
 
-    def wait_for_port(self, name: str, port: int, process: subprocess.Popen[bytes]) -> None:
+    def wait_for_port(
+        self, name: str, port: int, process: subprocess.Popen[bytes], seconds: float = START_SECONDS
+    ) -> None:
         """Waits until something on the host listens, as long as the process that is to do so lives."""
-        until = time.monotonic() + START_SECONDS
+        until = time.monotonic() + seconds
         probe = f"import socket; socket.create_connection(({self.address(name)!r}, {port}), 2)"
         words = self.command(name, os.environ.get("PYTHON", "python3"), "-S", "-c", probe)
         while subprocess.run(words, capture_output=True, check=False).returncode:

@@ -40,7 +40,7 @@ def rehearsal(tmp_path: Path) -> Iterator[tuple[Allocation, Place, dict[str, str
                 made.command("login", *words), stdout=log, stderr=log, env=environment(), start_new_session=True
             )
         try:
-            made.wait_for_port("login", 5000, server)
+            made.wait_for_port("login", 5000, server, 400)
             place = Place(tmp_path, "slurm", uri=database, training={**SLOW, "schedule": "constant"})
             yield allocation, place, environment(MLFLOW_TRACKING_URI=f"http://{address}", TMPDIR=short)
         finally:

@@ -203,7 +203,7 @@ def _copy() -> bytes:
 
 
 def _change_copy(random: Random, content: bytes) -> bytes:
-    return bent(random, content, [_copy()])
+    return bent(random, content, [_copy()]) if random.random() < 0.9 else content
 
 
 def _check_copy(content: bytes, folder: Path) -> bool:
