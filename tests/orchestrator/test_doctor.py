@@ -22,6 +22,7 @@ from orchestrator.doctor.probing import Check, ask
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
 from orchestrator.launch import SCRATCH_NOTE
+from orchestrator.serving import probe
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
@@ -221,9 +222,9 @@ def test_a_file_that_is_no_store(sweep: Sweep, tmp_path: Path) -> None:
 
 
 def test_a_server_that_never_answers(silent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "ANSWER_SECONDS", 1)
+    monkeypatch.setattr(probe, "SECONDS", 1.0)
     found = one(tracking.findings(Question(tracking_uri=f"http://127.0.0.1:{silent}")))
-    assert found.level is PROBLEM and "does not answer within 1 s" in found.what
+    assert found.level is PROBLEM and "none within 1 s" in found.what
     monkeypatch.setattr(clocks, "ANSWER_SECONDS", 0.5)
     assert one(clocks.findings(Question(tracking_uri=f"http://127.0.0.1:{silent}"))).level is WARNING
 
@@ -293,8 +294,9 @@ def test_the_storages_clock(sweep: Sweep, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
-def left(sweep: Sweep, tmp_path: Path, empty_store: Path) -> Sweep:
+def left(sweep: Sweep, tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """After a driver that was killed: a trial RUNNING, one that waits, a folder without run, a run without folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))  # where drivers make their scratch folders
     Path(sweep.storage).mkdir()
     shutil.copy(empty_store, sweep.storage)
     store = Store.of(sweep)

@@ -281,7 +281,7 @@ def test_landscapes_are_inside_or_named(tmp_path: Path, monkeypatch: pytest.Monk
     content = base64.b64decode(images[0].attributes["src"].removeprefix("data:image/svg+xml;base64,"))
     assert content == (tmp_path / "landscape.svg").read_bytes()
     assert left[0] in section(parsed, "landscapes").text
-    assert landscapes(tmp_path / "absent") == ([], [])
+    assert landscapes(Folder(str(tmp_path / "absent"))) == ([], [])
 
 
 # whatever the sweep came to

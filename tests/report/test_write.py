@@ -222,7 +222,8 @@ def test_mistakes_are_messages(recorded: Recorded, tmp_path: Path, capsys: pytes
 
 def test_an_http_store_has_pages(recorded: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
     served = SimpleNamespace(uri="http://me:secret@host:5000", experiment_id="3")
-    for name in ("trial_runs", "parent_run", "log_files", "with_curves"):
+    asked = ("trial_runs", "changed_runs", "runs_by_id", "holds_exactly", "parent_run", "log_files", "with_curves")
+    for name in asked:
         setattr(served, name, getattr(recorded.store, name))
     text = write_report([(recorded.file, served)]).read_text()  # type: ignore[list-item]
     assert f'href="http://host:5000/#/experiments/3/runs/{recorded.run_ids[3]}"' in text

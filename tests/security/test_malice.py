@@ -151,9 +151,9 @@ class Place:
         self.sweep = sweep_in(folder, uri, folder.name)
         self.store = Store.of(self.sweep)
         self.store.prepare()
-        self.parent = self.store.open_parent(self.sweep, "", folder)
+        self.parent = self.store.open_parent(self.sweep, "", "")
         self.trial = self.sweep.trials()[0]
-        self.run_id = self.store.create_trial_run(self.trial, self.sweep.evaluation, "s", self.parent, folder)
+        self.run_id = self.store.create_trial_run(self.trial, self.sweep.evaluation, "s", self.parent, "")
         self.folder = Folder(self.sweep.storage) / "s"
 
 
@@ -271,7 +271,7 @@ def test_an_experiments_name_is_no_way_out_of_the_storage(name: str, tmp_path: P
     sweep = sweep_in(tmp_path, uri, name)
     store = Store.of(sweep)
     store.prepare()
-    parent = store.open_parent(sweep, "text", tmp_path)
+    parent = store.open_parent(sweep, "text", "")
     assert store.parent_run("s") == parent
     assert Store.of(sweep).experiment_id == store.experiment_id
     (written,) = tmp_path.rglob("sweep.yaml")

@@ -138,8 +138,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     held.prepare()
     for name in NEIGHBOURS:
         sweep = load_sweep_file(written(folder, name)).sweep
-        parent = held.open_parent(sweep, "", folder)
-        held.create_trial_run(sweep.trials()[0], sweep.evaluation, name, parent, folder)
+        parent = held.open_parent(sweep, "", "")
+        held.create_trial_run(sweep.trials()[0], sweep.evaluation, name, parent, "")
     return held
 
 
@@ -171,5 +171,5 @@ def test_a_sweep_is_looked_up_in_the_storage_alone(name: str, tmp_path: Path, mo
     (tmp_path / "x" / "sweep.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        open_sweep(name, Places(storage=tmp_path / "runs"))
+        open_sweep(name, Places(storage=str(tmp_path / "runs")))
     assert "Traceback" not in str(error.value)

@@ -46,9 +46,9 @@ def test_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.database("mlflow"))
         store = Store.of(sweep)
         store.prepare()
-        parent = store.open_parent(sweep, "text", tmp_path)
+        parent = store.open_parent(sweep, "text", "")
         for number, trial in enumerate(sweep.trials()):
-            run_id = store.create_trial_run(trial, sweep.evaluation, "s", parent, tmp_path)
+            run_id = store.create_trial_run(trial, sweep.evaluation, "s", parent, "")
             values = [Record("metric", "robust_loss_gap", value=number / 7), Record("tag", "note", text="'\u00fc\\")]
             values.append(Record("tag", "evaluation_id", text=sweep.evaluation.evaluation_id))
             RunSink(store.uri, run_id).send([*values, Record("state", "state", text="finished")])

@@ -170,9 +170,9 @@ def test_recording_by_user_and_password(served: Served, as_user: Any, tmp_path: 
     check(place.sweep)
     store = Store.of(place.sweep)
     store.prepare()
-    parent = store.open_parent(place.sweep, "text", tmp_path)
+    parent = store.open_parent(place.sweep, "text", "")
     trial = place.sweep.trials()[0]
-    run_id = store.create_trial_run(trial, place.sweep.evaluation, "with-users", parent, tmp_path)
+    run_id = store.create_trial_run(trial, place.sweep.evaluation, "with-users", parent, "")
     folder = Folder(str(tmp_path / "trial"))
     large = os.urandom(20 * 2**20)  # more than a figure or a table ever is
     folder.write("large.bin", large)
