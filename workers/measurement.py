@@ -103,6 +103,7 @@ class Measurement:
         key = epoch, layout.result_name(measure, self._evaluation.seed)
         if self._results.exists(name):
             kept: dict[str, Any] = json.loads(self._results.read(name))
+            self._results.delete(layout.parts_name(name))  # of whoever died before that
         else:
             kept = yield from self._measure_and_keep(measure, network, epoch, name, self._by_epoch.get(key))
         self._by_epoch[key] = kept
