@@ -115,9 +115,11 @@ def submit(
             run_ids = dict[str, str]()
             for entry in entries:
                 content = RunContent.of_trial(entry.trial, sweep.evaluation)
-                made = entry.run.run_id if entry.run else store.create_run(content, sweep.name, parent, tags)
-                run_ids[entry.trial_id] = made
-                faults.point("driver/run-made", made)
+                if entry.run:
+                    store.complete_run(entry.run, content)
+                run_id = entry.run.run_id if entry.run else store.create_run(content, sweep.name, parent, tags)
+                run_ids[entry.trial_id] = run_id
+                faults.point("driver/run-made", run_id)
             if started:
                 started()
             return run_ids

@@ -221,12 +221,14 @@ class Store:
             set_status(self.client, run_id, state, ended_ms)
 
     def settle_parent(self, sweep_name: str, state: str) -> str | None:
-        """Id of the sweep's own run; it is closed with `state` if a driver that died left it RUNNING."""
+        """Id of the sweep's own run, brought in line with `state`: that of a driver that died still says RUNNING, and
+        one that failed at the very end does not know that all is finished."""
         found = self._search(sweep_query(sweep_name))
         if not found:
             return None
         run_id = str(found[0].info.run_id)
-        if found[0].info.status == "RUNNING":
+        status = found[0].info.status
+        if status == "RUNNING" or (state == "finished" and status != "FINISHED"):
             self.close_parent(run_id, state)
         return run_id
 
@@ -252,23 +254,34 @@ class Store:
             source: tags that say what code makes it, as `source_tags` gives them.
             made_ms: when it was made, in ms since 1970; now if not given.
         """
-        from mlflow.entities import Param
-
-        from orchestrator.sink import change_mark
-
         tags = {"sweep": sweep_name, "kind": "trial", "state": "pending", **content.tags}
         tags = {"mlflow.parentRunId": parent} | {f"flatsweep.{key}": text for key, text in tags.items()} | dict(source)
-        params = [Param(key, text) for key, text in content.params.items()]
         with self.reached():
             run = self.client.create_run(self.experiment_id, start_time=made_ms, run_name=content.name, tags=tags)
             run_id = str(run.info.run_id)
             faults.point("run/created", run_id)
-            for low in range(0, len(params), MAX_PARAMS):
-                self.client.log_batch(run_id, metrics=[change_mark()], params=params[low : low + MAX_PARAMS])
-            faults.point("run/params", run_id)
-            self.client.log_dict(run_id, content.data, content.file)
-            self.client.update_run(run_id, status="SCHEDULED")
+            self._fill(run_id, content, content.params)
         return run_id
+
+    def complete_run(self, run: TrialRun, content: RunContent) -> None:
+        """Gives a run what it lacks because its driver died while it made it; nothing to a trial that has begun."""
+        lacks = {key: text for key, text in content.params.items() if key not in run.params}
+        if lacks and not run.tags.get("attempt"):
+            with self.reached():
+                self._fill(run.run_id, content, lacks)
+
+    def _fill(self, run_id: str, content: RunContent, params: Mapping[str, str]) -> None:
+        """The file, then the parameters: a run that has them all is complete."""
+        from mlflow.entities import Param
+
+        from orchestrator.sink import change_mark
+
+        listed = [Param(key, text) for key, text in params.items()]
+        self.client.log_dict(run_id, content.data, content.file)
+        faults.point("run/file", run_id)
+        for low in range(0, len(listed), MAX_PARAMS):
+            self.client.log_batch(run_id, metrics=[change_mark()], params=listed[low : low + MAX_PARAMS])
+        self.client.update_run(run_id, status="SCHEDULED")
 
     def set_state(self, run_id: str, state: str, tags: dict[str, str] | None = None) -> None:
         """Sets a trial run's state, and tags beside it, from outside the trial."""

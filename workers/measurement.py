@@ -105,7 +105,9 @@ class Measurement:
         name = layout.result_name(measure, self._evaluation.seed, network)
         key = epoch, layout.result_name(measure, self._evaluation.seed)
         kept = kept_result(self._results, name)
-        if kept is None:
+        if kept is not None:
+            self._results.delete(layout.parts_name(name))  # of whoever died before that
+        else:
             kept = yield from self._measure_and_keep(measure, network, epoch, name, self._by_epoch.get(key))
         self._by_epoch[key] = kept
         self._cost[f"{measure.name}_seconds"] += kept["seconds"]

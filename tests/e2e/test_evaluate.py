@@ -114,7 +114,7 @@ BAD = {
     "no such measure": (("--measures", "average_flatnes"), "did you mean 'average_flatness'?"),
     "out of range": (("--set", "draws=0"), "average_flatness.draws: Input should be greater than or equal to 1"),
     "no value": (("--set", "draws"), "give key=value"),
-    "not yaml": (("--set", "draws=[1"), "not readable as YAML"),
+    "not yaml": (("--set", "draws=[1"), "not valid YAML"),
     "nothing new": ((), "the sweep file's own settings"),
     "without last": (("--checkpoints", "best"), "'last' is always measured"),
     "no such evaluation": (("--dry-run", "--set", "draws=4", "--storage", "nowhere"), "nothing is recorded"),

@@ -61,8 +61,8 @@ WORKER = (
 )
 DRIVER = (
     Kind("driver: planned", "driver/planned", (*DIES, *FAILS)),
-    Kind("driver: run made, without parameters", "run/created", (*DIES, *FAILS), 4),
-    Kind("driver: run made, without its file", "run/params", (*DIES, *FAILS), 4),
+    Kind("driver: run made, with nothing in it", "run/created", (*DIES, *FAILS), 4),
+    Kind("driver: run made, without parameters", "run/file", (*DIES, *FAILS), 4),
     Kind("driver: run made", "driver/run-made", (*DIES, *FAILS), 4),
     Kind("driver: half of sweep.json written", "file/half", (*DIES, *FAILS), 1, "*/sweep.json"),
     Kind("driver: within 1 s of a trial's end", "driver/trial-end", DIES, 4, delay=1.0),
@@ -148,7 +148,7 @@ def _seconds(fault: dict[str, Any], events: list[dict[str, Any]]) -> float | Non
         ends_or_over = [*ends][:1] or [event for event in after if event["event"] == "driver ended"][:1]
     else:
         drivers = [event["driver"] for event in before if event["event"] == "driver began"]
-        later = (event for event in after if event["driver"] > max(drivers))
+        later = (event for event in after if event.get("driver", -1) > max(drivers))
         ends_or_over = [event for event in later if event["event"] in {"step", "driver ended"}][:1]
     return ends_or_over[0]["time"] - fault["time"] if ends_or_over else None
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 CHAOS = Path(__file__).with_name("chaos.py")
-MENDED: tuple[int, ...] = ()
-"""Seeds that showed a mistake once."""
+MENDED = "3-4"
+"""Seeds that showed mistakes once: runs that their driver left without parameters or file, finished parts of a measure
+that stayed, a sweep's own run that said FAILED for ever."""
 
 
 def run(folder: Path, *options: str) -> str:
@@ -19,8 +20,8 @@ def run(folder: Path, *options: str) -> str:
     return done.stdout
 
 
-def test_a_few_seeds(tmp_path: Path) -> None:
-    said = run(tmp_path, "--seeds", "0-1")
+def test_seeds_that_showed_mistakes(tmp_path: Path) -> None:
+    said = run(tmp_path, "--seeds", MENDED)
     assert said.count("identical") == 2
     found = json.loads((tmp_path / "undisturbed" / "found.json").read_text())
     assert found["found"]["kinds"] == {"sweep": 1, "trial": 4}

@@ -1,14 +1,19 @@
 """Runs brought in line with journals, on a real SQLite store, without Ray."""
 
 import hashlib
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from place import COMMIT, TEXT, Place, epoch, states
 
+from orchestrator.errors import UserError
 from orchestrator.plan import Action, make_plan
+from orchestrator.run_content import RunContent
 from orchestrator.sink import RunSink
 from orchestrator.submit import close_orphans, rerun_failed
+from workers import faults
 from workers.journal import Journal, Record
 from workers.storage import Folder
 
@@ -86,6 +91,46 @@ def test_a_parent_that_a_dead_driver_left_is_settled(place: Place) -> None:
     assert place.store.settle_parent("x", "interrupted") == place.parent  # closed already: left alone
     assert place.store.client.get_run(place.parent).info.status == "FINISHED"
     assert place.store.settle_parent("unheard-of", "finished") is None
+
+
+def test_a_parent_that_failed_at_its_end_is_finished_when_all_is(place: Place) -> None:
+    place.store.close_parent(place.parent, "failed")
+    place.store.settle_parent("x", "interrupted")  # something is left to run: its driver's word stays
+    assert place.store.client.get_run(place.parent).info.status == "FAILED"
+    place.store.settle_parent("x", "finished")
+    parent = place.store.client.get_run(place.parent)
+    assert (parent.info.status, parent.data.tags["flatsweep.state"]) == ("FINISHED", "finished")
+
+
+@pytest.mark.parametrize("point", ["run/created", "run/file"])
+def test_a_run_that_was_left_half_made_is_completed(point: str, place: Place, tmp_path: Path) -> None:
+    trial = place.sweep.trials()[4]
+    content = RunContent.of_trial(trial, place.sweep.evaluation)
+    file = tmp_path / "faults.json"
+    file.write_text(json.dumps([{"point": point, "action": "eio"}]))
+    faults.arm(file)
+    try:
+        with pytest.raises(UserError, match="Input/output error"):
+            place.new_run(trial)
+    finally:
+        faults.arm(None)
+    (left,) = (run for run in place.store.trial_runs("x") if run.trial_id == trial.trial_id)
+    assert left.params == {}
+    place.store.complete_run(left, content)
+    made = place.run(left.run_id)
+    assert made.params == content.params
+    assert [item.path for item in place.store.client.list_artifacts(left.run_id)] == ["trial.json"]
+    assert made.status == "SCHEDULED"
+
+
+def test_a_trial_that_has_begun_is_not_given_parameters(place: Place) -> None:
+    """Those that a later version of flatsweep would record were not asked for then."""
+    trial = place.sweep.trials()[6]
+    run_id = place.new_run(trial)
+    place.store.set_state(run_id, "interrupted", {"attempt": "1"})
+    content = RunContent.of_trial(trial, place.sweep.evaluation)
+    place.store.complete_run(place.run(run_id), replace(content, params=content.params | {"training.new": "1"}))
+    assert "training.new" not in place.run(run_id).params
 
 
 def test_sending_again_adds_nothing(place: Place) -> None:

@@ -77,6 +77,14 @@ def test_a_stopped_measure_goes_on_at_its_next_part(measure: Any, parts: int, tr
     assert content[0] == content[1]
 
 
+def test_parts_that_a_dead_worker_left_beside_their_result_go(trained: Path, tmp_path: Path) -> None:
+    folder, evaluation = copied(trained, tmp_path / "t"), Evaluation(measures=(ROBUSTNESS,))
+    values = run_trial(TRIAL, evaluation, folder)
+    KeptParts(folder / layout.MEASURES, layout.parts_name(layout.result_name(ROBUSTNESS, 0)))["done"] = 1.0
+    assert run_trial(TRIAL, evaluation, folder) == values
+    assert not [file for file in (folder / layout.MEASURES).names() if file.endswith(".parts")]
+
+
 def test_per_example_results_are_kept(trained: Path, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path / "t")
     values = run_trial(TRIAL, Evaluation(measures=(ROBUSTNESS,)), folder)
