@@ -19,10 +19,11 @@ from random import Random
 
 import torch
 
-from tests.faults import fuzz_archives, fuzz_records, fuzz_words
+from tests.faults import fuzz_archives, fuzz_files, fuzz_records, fuzz_words
 from tests.faults.fuzz_target import Target
 
-TARGETS: dict[str, Target] = fuzz_words.TARGETS | fuzz_records.TARGETS | fuzz_archives.TARGETS
+MODULES = (fuzz_words, fuzz_records, fuzz_files, fuzz_archives)
+TARGETS: dict[str, Target] = {name: target for module in MODULES for name, target in module.TARGETS.items()}
 MAX_WAYS = 20
 """Different ways to fail, after which a target is given up."""
 
