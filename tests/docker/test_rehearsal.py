@@ -28,6 +28,8 @@ from containers import Container
 from hosts import Hosts
 from image import Image, built
 
+from orchestrator.versions import git_commit
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
@@ -41,6 +43,7 @@ WORKERS = ("worker", "worker2")
 """As `--scale worker=2`."""
 CLIENT = "client"
 FLATSWEEP = Path(sys.executable).with_name("flatsweep")
+COMMIT = git_commit(ROOT).removesuffix("-dirty") or "unknown"
 SWEEP: dict[str, Any] = {
     "name": "rehearsal",
     "data": {"name": "digits", "train_size": 200},
@@ -52,14 +55,9 @@ SWEEP: dict[str, Any] = {
 }
 
 
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "unknown"
-
-
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
-    with built("cpu", commit()) as found:
+    with built("cpu", COMMIT) as found:
         yield found
 
 
@@ -218,7 +216,7 @@ def test_the_image_runs_as_nobody_special_and_holds_no_settings_of_the_builder(i
 
 def test_the_image_says_its_commit(image: Image) -> None:
     file = image.root / "opt/flatsweep/lib/python3.11/site-packages/orchestrator/COMMIT"
-    assert file.read_text().strip() == commit()
+    assert file.read_text().strip() == COMMIT
 
 
 def test_a_container_has_no_rights_and_cannot_write_to_the_image(stack: Stack) -> None:
@@ -249,7 +247,7 @@ def test_a_sweep_from_outside(stack: Stack, submitted: "subprocess.CompletedProc
     trials = [run for run in runs if run["tags"].get("flatsweep.kind") == "trial"]
     assert [run["status"] for run in trials] == ["FINISHED", "FINISHED"]
     assert all({"train/loss", "robust_loss_gap"} <= set(run["metrics"]) for run in trials)
-    assert {run["tags"]["flatsweep.code_commit"] for run in trials} == {commit()}
+    assert {run["tags"]["flatsweep.code_commit"] for run in trials} == {COMMIT}
     (parent,) = [run for run in runs if run["tags"].get("flatsweep.kind") == "sweep"]
     assert parent["status"] == "FINISHED" and parent["artifacts"]  # through MLflow; the client has no key of the store
 
