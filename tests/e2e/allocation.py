@@ -1,15 +1,19 @@
 """A Slurm allocation played by hosts of our own: stand-ins for `srun` and `scontrol`, and what sbatch sets."""
 
+import contextlib
 import json
 import os
+import secrets
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from hosts import Hosts
+from sweeping import processes
 
 BIN = Path(sys.executable).parent
-JOB = 100_000 + os.getpid()
 
 SRUN = """\
 #!{python}
@@ -34,6 +38,7 @@ SCONTROL = """\
 #!{python}
 '''scontrol: names the nodes, and notes who is to be queued again.'''
 import sys
+import time
 from pathlib import Path
 
 if sys.argv[1:3] == ["show", "hostnames"]:
@@ -56,6 +61,7 @@ class Allocation:
 
     def __init__(self, folder: Path, hosts: Hosts, nodes: list[str]) -> None:
         self.folder, self.nodes, self._hosts = folder, nodes, hosts
+        self.job = 100_000 + secrets.randbelow(900_000)
         self.home, self.requeued = folder / "home", folder / "requeued"
         self.home.mkdir()
         tools = folder / "tools"
@@ -70,7 +76,7 @@ class Allocation:
     def start(self, script: Path, *words: str, env: dict[str, str]) -> "subprocess.Popen[bytes]":
         """The script as sbatch starts it; its output is added to `output`."""
         slurm = {
-            "SLURM_JOB_ID": str(JOB),
+            "SLURM_JOB_ID": str(self.job),
             "SLURM_JOB_NODELIST": ",".join(self.nodes),
             "SLURM_CPUS_PER_TASK": "1",
             "SLURM_CPUS_ON_NODE": "1",
@@ -83,6 +89,24 @@ class Allocation:
                 stdout=out, stderr=out, env=env | slurm, cwd=self.folder, start_new_session=True,
             )  # fmt: skip
 
+    def end(self, job: "subprocess.Popen[bytes]") -> None:
+        """Ends a job that a test has given up, with all that it started."""
+        if job.poll() is None:
+            job.kill()
+            job.wait(30)
+            for number, pids in (
+                (signal.SIGTERM, processes(str(self.folder / "tools"))),
+                (signal.SIGKILL, self.left()),
+            ):
+                for pid in pids:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                time.sleep(5)
+
+    def left(self) -> list[int]:
+        """Processes of the job's Ray."""
+        return processes(f"/tmp/ray-{self.job}")
+
     @property
     def output_file(self) -> Path:
         return self.folder / "flatsweep.log"
@@ -94,4 +118,4 @@ class Allocation:
     @property
     def token(self) -> Path:
         """Where the script keeps Ray's token."""
-        return self.home / ".flatsweep" / f"slurm-{JOB}" / "token"
+        return self.home / ".flatsweep" / f"slurm-{self.job}" / "token"

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import hosts
 import pytest
-from allocation import JOB, Allocation
+from allocation import Allocation
 from hosts import Hosts
-from sweeping import Place, environment, processes, wait_for
+from sweeping import Place, environment, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,10 +64,10 @@ def test_a_job_that_runs_out_of_time_goes_on_when_it_is_queued_again(
         job.send_signal(signal.SIGUSR1)  # Slurm's, five minutes before the end
         assert job.wait(200) == 130, allocation.output
     finally:
-        job.kill()
-    assert allocation.requeued.read_text() == str(JOB)
+        allocation.end(job)
+    assert allocation.requeued.read_text() == str(allocation.job)
     assert not allocation.token.parent.exists()
-    assert processes(f"/tmp/ray-{JOB}") == []
+    assert allocation.left() == []
     runs = place.recorded()
     assert {run.tag("state") for run in runs.values()} == {"interrupted"}
     assert {run.tag("host") for run in runs.values()} == set(NODES)
@@ -79,13 +79,13 @@ def test_a_job_that_runs_out_of_time_goes_on_when_it_is_queued_again(
     try:
         assert job.wait(1200) == 0, allocation.output
     finally:
-        job.kill()
+        allocation.end(job)
     assert "start 2" in allocation.output
     assert not allocation.requeued.exists()
     runs = place.recorded()
     assert {(run.status, run.tag("attempt")) for run in runs.values()} == {("FINISHED", "2")}
     assert {trial: place.epochs(trial) for trial in trials} == dict.fromkeys(trials, EPOCHS)
-    assert processes(f"/tmp/ray-{JOB}") == []
+    assert allocation.left() == []
 
 
 def test_a_mistake_ends_the_job_for_good(rehearsal: tuple[Allocation, Place, dict[str, str]]) -> None:
@@ -95,8 +95,8 @@ def test_a_mistake_ends_the_job_for_good(rehearsal: tuple[Allocation, Place, dic
     try:
         assert job.wait(900) == 2, allocation.output
     finally:
-        job.kill()
+        allocation.end(job)
     assert "resources: a trial wants 64 CPU" in allocation.output
     assert not allocation.requeued.exists()
     assert not allocation.token.parent.exists()
-    assert processes(f"/tmp/ray-{JOB}") == []
+    assert allocation.left() == []
