@@ -3,12 +3,13 @@
     python benchmarks/fault_points.py [--repetitions 7]
 
 A call of `faults.point` against an empty loop, and its share of a training step: of the smallest network on digits,
-where steps are shortest, with PGD-10.
+where steps are shortest, with PGD-10. Processor time of one thread, so that other work on the machine does not count.
 """
 
 import argparse
 import timeit
 from statistics import median
+from time import process_time
 
 import torch
 from compare import machine
@@ -24,8 +25,8 @@ STEPS = 20
 
 def nanoseconds_per_call() -> float:
     """Of one call, without the loop around it."""
-    calls = timeit.timeit("point('train/batch')", globals={"point": faults.point}, number=CALLS)
-    empty = timeit.timeit("pass", number=CALLS)
+    calls = timeit.timeit("point('train/batch')", timer=process_time, globals={"point": faults.point}, number=CALLS)
+    empty = timeit.timeit("pass", timer=process_time, number=CALLS)
     return (calls - empty) / CALLS * 1e9
 
 
@@ -47,7 +48,7 @@ class Step:
 
     def seconds(self) -> float:
         """Of one."""
-        return timeit.timeit(lambda: next(self.run), number=STEPS) / STEPS
+        return timeit.timeit(lambda: next(self.run), timer=process_time, number=STEPS) / STEPS
 
 
 def points_per_step() -> int:

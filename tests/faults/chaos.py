@@ -15,6 +15,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ from workers.faults import VARIABLE, Fault
 MOST_DRIVERS = 25
 """A sweep that is not through after so many submits never will be."""
 UNDISTURBED = "undisturbed"
+OUTCOMES = "outcomes.jsonl"
 ATTACK = {"steps": 2, "step_size": 0.05}
 SWEEP: dict[str, Any] = {
     "name": "chaos",
@@ -197,10 +199,14 @@ class Chaos:
         assert threading.active_count() == 1, "a process that forks must have one thread"
 
     def run(self, seeds: Iterator[int]) -> None:
-        """Runs the seeds; says how each ended."""
+        """Runs the seeds and says how each ended; Ctrl-C lets those that run come to their end."""
+        stop = threading.Event()
+        signal.signal(signal.SIGINT, lambda *_: stop.set())
         for seed in seeds:
             while len(self._running) >= self._jobs:
                 self._wait()
+            if stop.is_set():
+                break
             place = self._place(f"seed-{seed}")
             expected = self.folder / UNDISTURBED / "found.json"
             self._running[fork(lambda: self._run(place, expected, drawn(seed)) or 0)] = seed  # noqa: B023
@@ -215,6 +221,8 @@ class Chaos:
         return place
 
     def _run(self, place: Path, expected: Path | None, faults: list[Fault]) -> None:
+        os.setpgid(0, 0)  # Ctrl-C is meant for this command alone
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         output = os.open(place / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -229,6 +237,8 @@ class Chaos:
         self.done += 1
         problems = result["problems"]
         self.outcomes += [Outcome(**one) for one in result["outcomes"]]
+        with (self.folder / OUTCOMES).open("a") as lines:
+            lines.writelines(json.dumps({"seed": seed} | one) + "\n" for one in result["outcomes"])
         how = "DIFFERS" if problems else "identical"
         print(f"seed {seed}: {len(result['outcomes'])} faults, {result.get('seconds', 0):.1f} s: {how}")
         for problem in problems[:10]:
