@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pandas as pd
-import psycopg2
+import psycopg
 import pytest
 
 from orchestrator.analysis.table import read_table
@@ -34,7 +34,7 @@ def commands() -> list[str]:
 
 
 def tables(uri: str) -> int:
-    with contextlib.closing(psycopg2.connect(uri)) as connection, connection.cursor() as cursor:
+    with contextlib.closing(psycopg.connect(uri)) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT count(*) FROM information_schema.tables WHERE table_schema = 'public'")
         return int(cursor.fetchone()[0])
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg2
+import psycopg
 import pytest
 from werkzeug.security import generate_password_hash
 
@@ -153,7 +153,7 @@ def test_what_a_look_says_and_that_it_writes_nothing(served: Served, as_user: An
 
 
 def counts(served: Served) -> list[int]:
-    with contextlib.closing(psycopg2.connect(served.database.uri("mlflow"))) as connection:
+    with contextlib.closing(psycopg.connect(served.database.uri("mlflow"))) as connection:
         cursor = connection.cursor()
         found = []
         for table in ("experiments", "runs", "tags", "experiment_tags", "metrics", "params"):
@@ -243,7 +243,7 @@ def test_mlflows_former_default_password_is_replaced_at_the_next_start(served: S
     assert served.stop() == 0
     assert not (served.folder / "kept" / "users.ini").exists()
     assert [one for one in everyone if Path(f"/proc/{one}").exists()] == []
-    with contextlib.closing(psycopg2.connect(served.database.uri("mlflow"))) as connection, connection:
+    with contextlib.closing(psycopg.connect(served.database.uri("mlflow"))) as connection, connection:
         change = "UPDATE users SET password_hash = %s WHERE username = 'admin'"
         connection.cursor().execute(change, (generate_password_hash(FORMER_DEFAULT),))
     served.start("another-good-password")
