@@ -37,7 +37,7 @@ class Log:
         return self._joined(names)
 
     def append(self, content: bytes) -> None:
-        """Adds to the end; on an object store, to what was read or added last.
+        """Adds whole lines to the end; on an object store, to what was read or added last.
 
         Raises:
             StorageError: another process has added to it meanwhile.

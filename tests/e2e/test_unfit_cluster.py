@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sweeping import Place, run_inside
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def refused(place: Place, *words: str) -> str:

@@ -134,7 +134,7 @@ class TheSame(RuleBasedStateMachine):
     @rule(content=CONTENT)
     def add_to_log(self, content: bytes) -> None:
         for log in self.logs:
-            log.append(content)
+            log.append(content + b"\n")
 
     @rule()
     def pack(self) -> None:
