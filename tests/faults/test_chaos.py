@@ -9,8 +9,8 @@ import pytest
 
 CHAOS = Path(__file__).with_name("chaos.py")
 MENDED = "3"
-"""A seed that showed mistakes once, as 4 did: runs that their driver left without parameters or file, finished parts of a measure
-that stayed, a sweep's own run that said FAILED for ever."""
+"""A seed that showed mistakes once, as 4 did: runs that their driver left without parameters or file, finished parts of
+a measure that stayed, a sweep's own run that said FAILED for ever."""
 
 
 def run(folder: Path, *options: str) -> str:
