@@ -31,9 +31,16 @@ def save(folder: Folder, epoch: int, batch: int, state: State) -> str:
     content, content_hash = packed(state)
     name = checkpoint_name(epoch, batch, content_hash)
     folder.write(name, content)
-    for old in _listed(folder)[KEPT:]:
-        folder.delete(old)
+    _remove_old(folder)
     return name
+
+
+def tidy(folder: Folder, epoch: int, batch: int) -> None:
+    """Removes what a `save` that was interrupted left; nothing unless the newest is the one at this progress, which was
+    loaded: else it is damaged, and those before it may be needed."""
+    found = [parse_checkpoint(name) for name in _listed(folder)[:1]]
+    if found and found[0] and found[0][:2] == (epoch, batch):
+        _remove_old(folder)
 
 
 def newest(folder: Folder, device: torch.device) -> State | None:
@@ -83,6 +90,11 @@ def _check_form(content: bytes) -> None:
         raise ValueError("its parts are compressed")
     if sum(entry.file_size for entry in entries) > len(content):
         raise ValueError("its parts overlap")
+
+
+def _remove_old(folder: Folder) -> None:
+    for old in _listed(folder)[KEPT:]:
+        folder.delete(old)
 
 
 def _listed(folder: Folder) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from orchestrator import __version__
 from orchestrator.spec.base import packages
 from orchestrator.spec.sweep import Evaluation, Trial
-from workers import faults, layout, retention
+from workers import checkpoints, faults, layout, retention
 from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, ErrorClass, StorageError, classify
 from workers.measurement import Measurement, Measuring, Values
@@ -140,7 +140,7 @@ def _train_and_measure(
 
 
 def restored_trainer(trial: Trial, folder: Folder, device: torch.device) -> Trainer:
-    """The trial's data, checked, and its network as the newest checkpoint has it.
+    """The trial's data, checked, and its network as the newest checkpoint has it; the caller holds its folder.
 
     Raises:
         DataError: the data cannot be read, or are not those that the trial began with.
@@ -148,7 +148,9 @@ def restored_trainer(trial: Trial, folder: Folder, device: torch.device) -> Trai
     """
     splits = load_splits(trial.data, device)
     _check_data(folder, splits)
-    return Trainer(trial, with_pseudo_labels(trial, splits, folder, device), folder / layout.CHECKPOINTS, device)
+    trainer = Trainer(trial, with_pseudo_labels(trial, splits, folder, device), folder / layout.CHECKPOINTS, device)
+    checkpoints.tidy(folder / layout.CHECKPOINTS, trainer.epoch, trainer.next_batch)
+    return trainer
 
 
 def _check_data(folder: Folder, splits: Splits) -> None:

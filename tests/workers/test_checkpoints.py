@@ -108,3 +108,15 @@ def test_other_files_are_left_alone(tmp_path: Path) -> None:
         checkpoints.save(folder, epoch, 0, state(epoch))
     assert epoch_of(folder) == 3
     assert folder.read("notes.pt") == b"mine"
+
+
+def test_tidy_removes_what_an_interrupted_save_left(tmp_path: Path) -> None:
+    folder, aside = Folder(str(tmp_path / "f")), Folder(str(tmp_path / "aside"))
+    for epoch in (1, 2, 3):
+        name = checkpoints.save(aside, epoch, 0, state(epoch))
+        folder.write(name, aside.read(name))  # three stay, as if the last save had died before it removed the first
+    checkpoints.tidy(folder, 2, 0)  # the newest could not be loaded: all stay
+    assert len(folder.names()) == 3
+    checkpoints.tidy(folder, 3, 0)
+    assert [parse_checkpoint(name)[:2] for name in folder.names()] == [(2, 0), (3, 0)]  # type: ignore[index]
+    checkpoints.tidy(Folder(str(tmp_path / "none")), 0, 0)
