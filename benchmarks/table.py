@@ -23,7 +23,7 @@ from pathlib import Path
 
 import mlflow
 from compare import machine, print_ratios
-from large_sweep import CELLS, MEASURES, SEEDS, add, large_sweep, leave_folders, recorded_as, write
+from large_sweep import CELLS, FLATNESS, GAP, MEASURES, SEEDS, add, large_sweep, leave_folders, recorded_as, write
 
 from orchestrator.analysis.correlation import correlate
 from orchestrator.analysis.table import compared, read_table
@@ -79,6 +79,11 @@ def database(postgres: bool) -> Iterator[str | None]:
         yield server.database("mlflow")
 
 
+def one_pair(made: Sweep, store: Store) -> None:
+    """The question of most users: average flatness with the gap of the robust loss."""
+    correlate(compared(read_table(made, store)), [FLATNESS], [GAP])
+
+
 def timings(made: Sweep, whole: Sweep, store: Store, repetitions: int, uri: str | None, commands: bool) -> Clocks:
     """All ways of reading and answering, twice ten new runs in each repetition.
 
@@ -93,7 +98,7 @@ def timings(made: Sweep, whole: Sweep, store: Store, repetitions: int, uri: str 
     clocks, draw, trials = Clocks(), random.Random(1), made.trials()
     place, runs, parent = made.storage, len(whole.trials()), store.parent_run(made.name) or ""
     copy = Path(place) / made.name / FOLDER
-    file = open_sweep(made.name, Places(Path(place), uri))
+    file = open_sweep(made.name, Places(place, uri))
     for repetition in range(repetitions):
         new = trials[runs + 2 * NEW * repetition :][: 2 * NEW]
         shutil.rmtree(copy, ignore_errors=True)
@@ -101,6 +106,7 @@ def timings(made: Sweep, whole: Sweep, store: Store, repetitions: int, uri: str 
         add(store, made, new[:NEW], parent, draw)
         clocks.time(INCREMENTAL, lambda: read_table(made, store))
         clocks.time("the table with nothing new", lambda: read_table(made, store))
+        clocks.time("the table and one pair correlated", lambda: one_pair(made, store))
         clocks.time("the table and all pairs correlated", lambda: correlate(compared(read_table(made, store))))
         clocks.time("the table and the report", lambda: write_report([(file, store)]))
         add(store, made, new[NEW:], parent, draw)
