@@ -39,7 +39,7 @@ MEASURES = (
 )
 
 
-def large_sweep(runs: int, spare: int, storage: str, uri: str | None) -> Sweep:
+def large_sweep(runs: int, spare: int, storage: str) -> Sweep:
     """A sweep of at least `runs` + `spare` trials."""
     betas = [1 + index for index in range(6)]
     methods = [
@@ -58,7 +58,6 @@ def large_sweep(runs: int, spare: int, storage: str, uri: str | None) -> Sweep:
         "training": {"optimizer": {"name": "sgd", "lr": rates}},
         "evaluation": {"measures": list(MEASURES)},
         "storage": storage,
-        "tracking": {"uri": uri},
     }
     return Sweep.model_validate(made)
 

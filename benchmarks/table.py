@@ -55,13 +55,12 @@ class Clocks:
         self.wall.setdefault(name, []).append(time.perf_counter() - wall)
 
 
-def command(name: str, place: str, uri: str | None) -> None:
+def command(name: str, place: str) -> None:
     """A whole `flatsweep` command, run where no file or folder has the sweep's name."""
     start = [sys.executable, "-c", "from orchestrator.cli import main; main()"]
-    tracking = ["--tracking-uri", uri] if uri else []
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
     subprocess.run(
-        [*start, name, "large", "--storage", place, *tracking],
+        [*start, name, "large", "--storage", place],
         check=True, stdout=subprocess.DEVNULL, cwd=f"{place}/large", env=environment,
     )  # fmt: skip
 
@@ -84,7 +83,7 @@ def one_pair(made: Sweep, store: Store) -> None:
     correlate(compared(read_table(made, store)), [FLATNESS], [GAP])
 
 
-def timings(made: Sweep, whole: Sweep, store: Store, repetitions: int, uri: str | None, commands: bool) -> Clocks:
+def timings(made: Sweep, whole: Sweep, store: Store, repetitions: int, commands: bool) -> Clocks:
     """All ways of reading and answering, twice ten new runs in each repetition.
 
     Args:
@@ -92,13 +91,12 @@ def timings(made: Sweep, whole: Sweep, store: Store, repetitions: int, uri: str 
         whole: without them.
         store: where it is recorded.
         repetitions: how often.
-        uri: of the store, where it is not in the sweep's storage.
         commands: whether to time whole commands.
     """
     clocks, draw, trials = Clocks(), random.Random(1), made.trials()
     place, runs, parent = made.storage, len(whole.trials()), store.parent_run(made.name) or ""
     copy = Path(place) / made.name / FOLDER
-    file = open_sweep(made.name, Places(place, uri))
+    file = open_sweep(made.name, Places(place))
     for repetition in range(repetitions):
         new = trials[runs + 2 * NEW * repetition :][: 2 * NEW]
         shutil.rmtree(copy, ignore_errors=True)
@@ -113,7 +111,7 @@ def timings(made: Sweep, whole: Sweep, store: Store, repetitions: int, uri: str 
         for name in COMMANDS if commands else ():
             recorded_as(made if name not in ("plan", "submit") else whole)
             shown = f"flatsweep {name}" + (f", {NEW} new runs" if name == COMMANDS[0] else "")
-            clocks.time(shown, partial(command, name, place, uri))
+            clocks.time(shown, partial(command, name, place))
         clocks.time("mlflow.search_runs", lambda: mlflow.search_runs([store.experiment_id]))
     return clocks
 
@@ -129,8 +127,10 @@ def main() -> None:
     if wanted.runs % (SEEDS * CELLS):
         parser.error(f"--runs is a multiple of {SEEDS * CELLS}, whole grids")
     with tempfile.TemporaryDirectory(prefix="fs-bench-") as place, database(wanted.postgres) as uri:
-        made = large_sweep(wanted.runs, 2 * NEW * wanted.repetitions, place, uri)
-        whole = large_sweep(wanted.runs, 0, place, uri)
+        if uri:  # its password may stand in no sweep file
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+        made = large_sweep(wanted.runs, 2 * NEW * wanted.repetitions, place)
+        whole = large_sweep(wanted.runs, 0, place)
         store = Store.of(made)
         store.prepare()
         store.open_parent(made, "", "")
@@ -142,7 +142,7 @@ def main() -> None:
         measures = f"{len(MEASURES)} measures of the vocabulary"
         print(f"{machine()}; {wanted.runs} runs with {measures} written in {time.perf_counter() - started:.0f} s")
         mlflow.set_tracking_uri(store.uri)
-        clocks = timings(made, whole, store, wanted.repetitions, uri, wanted.commands)
+        clocks = timings(made, whole, store, wanted.repetitions, wanted.commands)
         load = " / ".join(f"{value:.1f}" for value in os.getloadavg())
         kind = "Postgres" if wanted.postgres else "SQLite"
         for what, seconds in (("seconds", clocks.wall), ("seconds of the processor", clocks.processor)):

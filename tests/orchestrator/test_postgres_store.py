@@ -1,7 +1,6 @@
 """A sweep recorded in a real Postgres: the copy and what a driver is told are what the store holds."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -22,17 +21,18 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
     base = tmp_path_factory.mktemp("postgres")
     with private_postgres() as server:
         uri = server.database("mlflow")
-        text = f"name: x\ngrid: {{methods: [at, trades], seeds: [0, 1]}}\ntracking: {{uri: '{uri}'}}\n"
-        (base / "s.yaml").write_text(text)
+        (base / "s.yaml").write_text("name: x\ngrid: {methods: [at, trades], seeds: [0, 1]}\n")
         (base / "runs" / "x").mkdir(parents=True)
-        yield load_sweep_file(base / "s.yaml").sweep
+        with pytest.MonkeyPatch.context() as patch:  # a password may stand in no sweep file
+            patch.setenv("MLFLOW_TRACKING_URI", uri)
+            yield load_sweep_file(base / "s.yaml").sweep
 
 
 def test_copy_and_driver_see_what_postgres_holds(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store.of(sweep)
     store.prepare()
-    parent = store.open_parent(sweep, "", Path.cwd())
-    ids = [store.create_trial_run(trial, sweep.evaluation, "x", parent, Path.cwd()) for trial in sweep.trials()]
+    parent = store.open_parent(sweep, "", "")
+    ids = [store.create_trial_run(trial, sweep.evaluation, "x", parent, "") for trial in sweep.trials()]
     for value, run_id in enumerate(ids):
         records = [Record("metric", "robust_loss_gap", value=value / 8), Record("state", "state", text="finished")]
         RunSink(store.uri, run_id).send(records)
