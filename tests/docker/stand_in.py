@@ -13,7 +13,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import psycopg2
+import psycopg
 from postgres import private_postgres
 from s3_server import S3Server
 
@@ -50,7 +50,7 @@ async def forward(address: str, ways: dict[int, tuple[str, int]]) -> None:
 
 def postgres(address: str, secrets: Path) -> None:
     with private_postgres() as server:
-        with contextlib.closing(psycopg2.connect(server.uri())) as connection:
+        with contextlib.closing(psycopg.connect(server.uri())) as connection:
             connection.autocommit = True
             password = (secrets / "postgres_password").read_text().strip()
             # as the image does with POSTGRES_USER, POSTGRES_PASSWORD_FILE and POSTGRES_DB
