@@ -32,7 +32,7 @@ from orchestrator.versions import git_commit
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(3600),
+    pytest.mark.timeout(7200),
     pytest.mark.skipif(images.why_not() is not None, reason=str(images.why_not())),
     pytest.mark.skipif(networks.why_not() is not None, reason=str(networks.why_not())),
     pytest.mark.skipif(postgres.programs() is None, reason=postgres.NO_PROGRAMS),
