@@ -10,7 +10,7 @@ import pytest
 CHAOS = Path(__file__).with_name("chaos.py")
 MENDED = "0-4,41"
 """Seeds that showed mistakes once. 0, 3, 4: a run that its driver left without its file, 4: without parameters; 3:
-finished parts of a measure that stayed; 1, 3: a sweep's own run that said FAILED for ever; 41: a checkpoint too many."""
+finished parts of a measure that stayed; 1, 3: a sweep's own run that said FAILED for ever; 41: one checkpoint more."""
 
 
 def run(folder: Path, *options: str) -> str:
