@@ -163,13 +163,19 @@ def _standing(event: dict[str, Any]) -> tuple[int, int]:
 
 
 def _repeated(events: list[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
-    """Of each attempt that trained batches once more: trial, how many, batches in an epoch; the fault before it."""
+    """Of each attempt that trained batches once more: trial, how many, batches in an epoch; the fault before it, of this
+    trial's worker or of a driver."""
     reached: dict[str, int] = {}
     seen: set[str] = set()
     found = []
     faults = 0
+    trial_of: dict[int, str] = {}
+    last: dict[str | None, int] = {}
     for event in events:
+        if "trial" in event:
+            trial_of[event["pid"]] = event["trial"]
         if event["event"] == "fault":
+            last[trial_of.get(event["pid"])] = faults
             faults += 1
         elif event["event"] == "step" and event["step"] is not None:
             trial = event["trial"]
@@ -177,8 +183,8 @@ def _repeated(events: list[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
                 seen.add(event["attempt"])
                 # an attempt that begins at a checkpoint is first heard of after its next batch
                 again = reached.get(trial, 0) - (event["step"] - 1)
-                if again > 0 and faults:
-                    found.append((trial, again, event["of_epoch"], faults - 1))
+                if again > 0:
+                    found.append((trial, again, event["of_epoch"], max(last.get(trial, -1), last.get(None, -1))))
             reached[trial] = max(reached.get(trial, 0), event["step"])
     return found
 
