@@ -163,8 +163,8 @@ def _standing(event: dict[str, Any]) -> tuple[int, int]:
 
 
 def _repeated(events: list[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
-    """Of each attempt that trained batches once more: trial, how many, batches in an epoch; the fault before it, of this
-    trial's worker or of a driver."""
+    """Of each attempt that trained batches once more: trial, how many, batches in an epoch; the fault before it, of
+    this trial's worker or of a driver."""
     reached: dict[str, int] = {}
     seen: set[str] = set()
     found = []
