@@ -1,6 +1,7 @@
 """Runs a plan on Ray Tune, on a local Ray of its own where no address is given. Nothing is kept in Ray alone."""
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -218,7 +219,11 @@ def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with _on_loopback() if address == "local" else contextlib.nullcontext(), _connected(address, scratch):
+    with contextlib.ExitStack() as ours:
+        if address == "local":
+            ours.enter_context(_on_loopback())
+            ours.enter_context(_in_groups_of_their_own())
+        ours.enter_context(_connected(address, scratch))
         yield
 
 
@@ -236,6 +241,20 @@ def _on_loopback() -> Iterator[None]:
         os.environ.pop(LOOPBACK_SWITCH)
         if users is not None:
             os.environ[LOOPBACK_SWITCH] = users
+
+
+@contextlib.contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Ray's processes do not get the signals that are sent to our process group, as some batch systems send SIGTERM:
+    they have to live until the trials have saved their checkpoints. Ray itself does this on Windows only."""
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = functools.partial(before, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
 
 
 @contextlib.contextmanager
