@@ -275,7 +275,8 @@ def _connected(address: str, scratch: Path) -> Iterator[None]:
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
-    """`ray.init`, once more where a busy machine was too slow: Ray gives its own processes half a minute."""
+    """`ray.init`, once more where a busy machine was too slow: Ray gives its own Python processes 15 s to begin, which
+    no setting changes (github.com/ray-project/ray/issues/65983)."""
     import ray
 
     for attempt in range(1, START_ATTEMPTS + 1):
