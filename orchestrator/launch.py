@@ -221,6 +221,8 @@ def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     with contextlib.ExitStack() as ours:
         if address == "local":
+            # a Ray of our own that was killed does not come back: its driver ends soon, not after a minute
+            os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
             ours.enter_context(_on_loopback())
             ours.enter_context(_in_groups_of_their_own())
         ours.enter_context(_connected(address, scratch))
