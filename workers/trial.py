@@ -156,9 +156,10 @@ def restored_trainer(trial: Trial, folder: Folder, device: torch.device) -> Trai
 def _check_data(folder: Folder, splits: Splits) -> None:
     """Refuses to go on with other data than the trial began with."""
     content = json.dumps({"sha256": splits.digest}).encode()
-    if not folder.exists(layout.DATA):
+    known = folder.read_if_there(layout.DATA)
+    if known is None:
         folder.write(layout.DATA, content)
-    elif folder.read(layout.DATA) != content:
+    elif known != content:
         raise DataError("the data set's content has changed since this trial began; put the old one back, or "
                         "`flatsweep rerun --from-scratch`")  # fmt: skip
 
