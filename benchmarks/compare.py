@@ -71,7 +71,7 @@ def interleaved(
         alternatives: what to run, by name.
         repetitions: how often.
         device: on which they compute; a GPU is waited for.
-        clock: `time.process_time` counts this process's own seconds, on all its threads, whatever else the machine does.
+        clock: `time.process_time` counts this process's own seconds, on all its threads, whoever else computes.
     """
 
     def wait() -> None:
