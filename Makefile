@@ -4,7 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all fuzz chaos lint format bench audit sbom lock image wheel clean
+PEERS := build/peers/.installed
+
+.PHONY: install demo results test test-all fuzz chaos lint format bench bench-gpu peers audit sbom lock image wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -57,7 +59,14 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)
+# Other people's packages that the benchmarks compare with: beside the locked ones, so that nothing else sees them.
+peers: $(PEERS)
+
+$(PEERS): $(STAMP) benchmarks/requirements.txt
+	@$(UV) pip install --no-deps --require-hashes --target build/peers -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(STAMP) $(PEERS)
 	$(BIN)/python benchmarks/attack_step.py
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/curvature.py
