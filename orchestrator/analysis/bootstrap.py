@@ -124,14 +124,14 @@ def _spearman(values: Floats, l: int, groups: Ints, counts: Floats) -> Floats:  
     step = max(1, TABLE_VALUES // (c * width))
     inner = max(1, VALUES_AT_ONCE // (c * n))
     for start in range(0, len(counts), step):
-        chunk = counts[start : start + step]
+        chunk, total = counts[start : start + step], totals[start : start + step]
         cumulated = (chunk.astype(kind) @ up_to).reshape(-1, c, width)
         often = chunk.astype(product)
         variance = np.empty((len(chunk), c))
         covariance = np.empty((len(chunk), l, c - l), dtype=product)
         for low in range(0, len(chunk), inner):
             rows = slice(low, low + inner)
-            ranks, variance[rows] = _ranks(cumulated[rows], totals[start:][rows])
+            ranks, variance[rows] = _ranks(cumulated[rows], total[rows])
             ranks = ranks.reshape(len(ranks), -1).astype(product, copy=False)
             own = np.take(ranks, places, axis=1, mode="clip").reshape(-1, c, n)
             weighted = own[:, l:] * np.take(often[rows], groups, axis=1, mode="clip")[:, None]
