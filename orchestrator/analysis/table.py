@@ -44,6 +44,7 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     for run in runs:
         of_trial[run.trial_id].append(run)
     by_id = {trial.trial_id: trial for trial in sweep.trials()}  # an id is a hash, which takes its time
+    labels = _Labels()
     if settings is None:
         settings = dict(zip(by_id, setting_labels(list(by_id.values())), strict=True))
     wanted = sweep.evaluation.evaluation_id
@@ -52,8 +53,8 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     for trial_id, trial in by_id.items():
         *older, newest = [None, *of_trial[trial_id]]
         prefix = _prefix(wanted, newest)
-        labels = {"trial_id": trial_id, "setting": settings[trial_id]} | _labels(trial) | _states(newest, prefix)
-        found = _rows(sweep.evaluation, trial, labels, newest, prefix)
+        said = {"trial_id": trial_id, "setting": settings[trial_id]} | labels.of(trial) | _states(newest, prefix)
+        found = _rows(sweep.evaluation, trial, said, newest, prefix)
         rows += found
         sources += [run_sources(trial.data, newest, filter(None, older))] * len(found)
     data_sets = sweep.data_sets()
@@ -212,13 +213,26 @@ def _external_row(run: TrialRun, prefix: str | None) -> dict[str, Any]:
     return row | _states(run, prefix) | _values(run, layout.LAST, prefix)
 
 
-def _labels(trial: Trial) -> dict[str, Any]:
-    return {
-        "method": trial.method.label(),
-        "method_name": trial.method.name,
-        "regularizer": trial.regularizer_label,
-        "seed": trial.seed,
-    }
+class _Labels:
+    """What a trial is called in a table."""
+
+    def __init__(self) -> None:
+        self._methods: dict[int, str] = {}
+        self._regularizers: dict[tuple[int, ...], str] = {}
+
+    def of(self, trial: Trial) -> dict[str, Any]:
+        """By column. The trial must outlive the labels: cells of a grid share their parts, which are told by `id`."""
+        method, regularizers = id(trial.method), tuple(map(id, trial.regularizers))
+        if method not in self._methods:
+            self._methods[method] = trial.method.label()
+        if regularizers not in self._regularizers:
+            self._regularizers[regularizers] = trial.regularizer_label
+        return {
+            "method": self._methods[method],
+            "method_name": trial.method.name,
+            "regularizer": self._regularizers[regularizers],
+            "seed": trial.seed,
+        }
 
 
 def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
@@ -235,10 +249,16 @@ def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
 
 def _values(run: TrialRun, network: str, prefix: str | None) -> dict[str, float]:
     """A network's values, by column; what training said and cost stands in the rows of last networks only."""
-    return {name: value for key, value in run.metrics.items() if (name := _column(key, network, prefix))}
+    metrics = run.metrics
+    return {name: metrics[key] for key, name in _columns(tuple(metrics), network, prefix)}
 
 
-@lru_cache(maxsize=10_000)  # the same names in every run
+@lru_cache(maxsize=1000)  # most runs have the same names
+def _columns(keys: tuple[str, ...], network: str, prefix: str | None) -> list[tuple[str, str]]:
+    """Those of a run's metrics that stand in the row of a network, each with its column."""
+    return [(key, name) for key in keys if (name := _column(key, network, prefix))]
+
+
 def _column(key: str, network: str, prefix: str | None) -> str:
     """Where a metric of a run stands in the row of a network; '' for one that is not in it."""
     inner = "" if network == layout.LAST else f"{network}/"
