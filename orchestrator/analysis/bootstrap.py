@@ -115,7 +115,7 @@ def _spearman(values: Floats, l: int, groups: Ints, counts: Floats) -> Floats:  
     totals = counts @ np.bincount(groups)
     # BLAS is twice as fast in single precision, which holds whole numbers below 2**24 exactly
     single = totals.max(initial=0) < 2**23
-    kind = np.float32 if single else np.float64
+    kind: type[np.floating[Any]] = np.float32 if single else np.float64
     up_to = np.cumsum(held, axis=2).transpose(1, 0, 2).reshape(k, c * width).astype(kind)
     places = (blocks + width * np.arange(c)[:, None]).ravel()
     # sums of products do not fit into single precision, but have its accuracy; blocks of neighbours have less
@@ -125,7 +125,7 @@ def _spearman(values: Floats, l: int, groups: Ints, counts: Floats) -> Floats:  
     inner = max(1, VALUES_AT_ONCE // (c * n))
     for start in range(0, len(counts), step):
         chunk, total = counts[start : start + step], totals[start : start + step]
-        cumulated = (chunk.astype(kind) @ up_to).reshape(-1, c, width)
+        cumulated = np.matmul(chunk.astype(kind), up_to).reshape(-1, c, width)
         often = chunk.astype(product)
         variance = np.empty((len(chunk), c))
         covariance = np.empty((len(chunk), l, c - l), dtype=product)

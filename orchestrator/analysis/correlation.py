@@ -134,8 +134,8 @@ def correlate(
     extras, _ = usable_rows(table, [name for name in beside if name not in columns])
     rows = pd.concat([rows, extras.drop(columns=list(LABELS))], axis=1)
 
-    with ThreadPoolExecutor(1) as beside:  # numpy lets go of the interpreter while it computes
-        asked = beside.submit(coefficients_of, rows, measures, targets, resamples=resamples, level=level, seed=seed)
+    with ThreadPoolExecutor(1) as thread:  # numpy lets go of the interpreter while it computes
+        asked = thread.submit(coefficients_of, rows, measures, targets, resamples=resamples, level=level, seed=seed)
         by_grid = _by_grid(rows, measures, targets, settings)
         coefficients = asked.result()
     cells = cell_numbers(rows)

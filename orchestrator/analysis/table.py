@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -72,13 +72,21 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     return table
 
 
+class _Fixed(dict[str, Any]):
+    """Plain data that nobody changes: pandas copies a table's `attrs`, and what is in them, with every operation, and
+    an analysis has thousands of these."""
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+
 def _about(sweep: Sweep) -> dict[Hashable | None, Any]:
     evaluation = sweep.evaluation
     return {
         "sweep": sweep.name,
         "evaluation_id": evaluation.evaluation_id,
-        "evaluation": evaluation.model_dump(mode="json"),
-        "measures": [measure.model_dump(mode="json") for measure in evaluation.measures],
+        "evaluation": _Fixed(evaluation.model_dump(mode="json")),
+        "measures": [_Fixed(measure.model_dump(mode="json")) for measure in evaluation.measures],
     }
 
 
@@ -277,6 +285,12 @@ def _flags(run: TrialRun | None, network: str, prefix: str | None) -> str:
     """What its measures say about a network's values, as `measure: sentence; sentence`, one measure after another."""
     if run is None or prefix is None or run.state != "finished":
         return ""
-    start = f"{prefix}flags/{network}/"
-    found = {key.removeprefix(start): text for key, text in run.tags.items() if key.startswith(start) and text}
+    tags = run.tags
+    found = {measure: tags[key] for key, measure in _flagged(tuple(tags), f"{prefix}flags/{network}/") if tags[key]}
     return " | ".join(f"{measure}: {text}" for measure, text in sorted(found.items()))
+
+
+@lru_cache(maxsize=1000)
+def _flagged(tags: tuple[str, ...], start: str) -> list[tuple[str, str]]:
+    """Those of a run's tags that begin with `start`, each with what follows."""
+    return [(key, key.removeprefix(start)) for key in tags if key.startswith(start)]
