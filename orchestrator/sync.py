@@ -13,6 +13,7 @@ from orchestrator.spec.loading import SweepFile
 from orchestrator.stored import Left, Stored, stored_runs
 from orchestrator.tracking import Store
 from orchestrator.tracking_place import tracking_uri
+from workers import unsent
 from workers.failures import StorageError
 from workers.journal import Journal, Record
 from workers.storage import Folder
@@ -116,6 +117,8 @@ class _Sync:
             try:
                 with stored.folder.lock(LOCK_SECONDS):
                     self._one(stored, by_id.get(stored.trial_id), parent)
+                    if not self._done.dry_run:
+                        unsent.note(stored.folder, None)
             except StorageError as problem:
                 self._done.left.append(Left(stored.trial_id, f"{problem}; try again when it is through"))
         self._settle(parent)
