@@ -140,7 +140,7 @@ class _Sync:
         if run_id is not None and self._store is not None:
             folders = {"", *(_place(record.key) for record in records if record.kind == "file")}
             with self._store.reached():
-                held = Held.read(self._store.client, run_id, folders)
+                held = Held.read(self._store.client, run_id, records, folders)
         missing = compare(stored, records, held, parent)
         self._done.notes += [f"{stored.trial_id}: {path} is gone from the storage" for path in missing.gone]
         if run_id is not None and not missing:
