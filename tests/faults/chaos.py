@@ -62,13 +62,15 @@ class Chaos:
 
     def prepare(self) -> None:
         """Runs the undisturbed sweep, and makes what all others begin with: a data set, and an empty store, as making
-        one takes long."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_digits(self.folder / DATA)
-        in_child(lambda: quiet() or MlflowClient(f"sqlite:///{self.folder}/{EMPTY}").search_experiments())
+        one takes long. Nothing where an earlier call did."""
         before = set(sys.modules)
-        undisturbed = self._place(UNDISTURBED)
-        in_child(lambda: self._run(undisturbed, None, Drawn([])))
+        undisturbed = self.folder / UNDISTURBED
+        if not (undisturbed / RESULT).exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_digits(self.folder / DATA)
+            in_child(lambda: quiet() or MlflowClient(f"sqlite:///{self.folder}/{EMPTY}").search_experiments())
+            self._place(UNDISTURBED)
+            in_child(lambda: self._run(undisturbed, None, Drawn([])))
         found = json.loads((undisturbed / RESULT).read_text())
         if found["problems"]:
             raise SystemExit(f"the undisturbed sweep itself is wrong: {found['problems']}")

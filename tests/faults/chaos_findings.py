@@ -45,7 +45,12 @@ class Findings:
 
     def all(self) -> dict[str, Any]:
         """The table, and of each trial what it recorded and what lies in its folder."""
-        runs = self._client.search_runs([self.store.experiment_id], run_view_type=ViewType.ALL, max_results=1000)
+        every = self._client.search_runs([self.store.experiment_id], run_view_type=ViewType.ALL, max_results=1000)
+        runs = [run for run in every if run.info.lifecycle_stage == "active"]
+        for run in every:
+            name, empty = run.data.tags.get("flatsweep.trial_id", "the sweep"), not run.data.metrics
+            self._expect(run in runs or empty, f"a run of {name} was deleted that was no empty twin")
+            self._expect(run.info.status != "RUNNING", f"a run of {name} is RUNNING")
         kinds = Counter(run.data.tags["flatsweep.kind"] for run in runs)
         ids = Counter(run.data.tags.get("flatsweep.trial_id", "the sweep") for run in runs)
         self._expect(max(ids.values()) == 1, f"several runs of one trial: {dict(ids)}")
