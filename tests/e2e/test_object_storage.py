@@ -53,7 +53,7 @@ class Elsewhere:
 
     def said(self, *words: str, code: int = 0) -> str:
         process = self.started(*words)
-        out, _ = process.communicate(timeout=280)
+        out, _ = process.communicate(timeout=600)
         assert process.returncode == code, out
         return out
 
@@ -63,16 +63,19 @@ class Elsewhere:
     def journal(self, trial_id: str) -> Journal:
         return Journal(self.folder_of(trial_id))
 
+    def all_have(self, epochs: int) -> bool:
+        return all(len(self.journal(trial_id).values("train/loss")) >= epochs for trial_id in self.trials)
+
     def tag(self, trial_id: str, key: str) -> str:
         return [one.text for one in self.journal(trial_id).records if one.kind == "tag" and one.key == key][-1]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_sweep_on_s3_is_killed_and_goes_on(tmp_path: Path, server: S3Server) -> None:
     place = Elsewhere(tmp_path, server)
     with place.started("submit", "x.yaml") as driver:
         try:
-            wait_for(lambda: all(len(place.journal(name).values("train/loss")) >= 2 for name in place.trials), "epochs")
+            wait_for(lambda: driver.poll() is not None or place.all_have(2), "epochs", 600)
             assert "is being run by process" in place.said("submit", "x.yaml", code=2)
         finally:
             with contextlib.suppress(ProcessLookupError):
