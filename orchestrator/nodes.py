@@ -13,7 +13,7 @@ from orchestrator.versions import Code, own_code
 from workers.storage import Folder
 
 ANSWER_SECONDS = 300.0
-"""A node starts a fresh process for its answer, which imports MLflow: minutes, from a slow disk or beside other work."""
+"""A node starts a fresh process for its answer, which imports MLflow: that takes minutes where it is busy."""
 
 
 def check_nodes(sweep: Sweep, wanted: dict[str, float]) -> None:
