@@ -14,6 +14,7 @@ import pytest
 from s3_server import S3Server
 from sweeping import BASE, environment, wait_for
 
+from orchestrator.driver import has_driver
 from orchestrator.spec.loading import load_sweep_file
 from workers import layout
 from workers.journal import Journal
@@ -43,7 +44,8 @@ class Elsewhere:
         changes = {"storage": self.storage, "tracking": tracking, "training": training}
         (folder / "x.yaml").write_text(json.dumps({"name": "x"} | BASE | changes))
         self.environment = environment(**server.environment, XDG_CACHE_HOME=str(folder / "cache"))
-        self.trials = {trial.trial_id: trial for trial in load_sweep_file(folder / "x.yaml").sweep.trials()}
+        self.sweep = load_sweep_file(folder / "x.yaml").sweep
+        self.trials = {trial.trial_id: trial for trial in self.sweep.trials()}
 
     def started(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -75,8 +77,9 @@ def test_a_sweep_on_s3_is_killed_and_goes_on(tmp_path: Path, server: S3Server) -
     place = Elsewhere(tmp_path, server)
     with place.started("submit", "x.yaml") as driver:
         try:
-            wait_for(lambda: driver.poll() is not None or place.all_have(2), "epochs", 600)
+            wait_for(lambda: driver.poll() is not None or has_driver(place.sweep), "the driver", 600)
             assert "is being run by process" in place.said("submit", "x.yaml", code=2)
+            wait_for(lambda: driver.poll() is not None or place.all_have(2), "epochs", 600)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(driver.pid, signal.SIGKILL)  # the driver, and what it started in its group
