@@ -28,6 +28,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=500)
     count = parser.parse_args().trials
     sys.path[:0] = [str(TESTS), str(TESTS / "e2e")]
+    import hosts
+    import postgres
+
+    if reason := hosts.why_not() or (postgres.NO_PROGRAMS if postgres.programs() is None else None):
+        print(f"left out: {reason}")
+        return
     from apart import WORKERS, cluster_apart
     from many import run_many
 
