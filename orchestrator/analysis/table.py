@@ -18,7 +18,10 @@ from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.tracking import Store
 from orchestrator.trial_run import TrialRun
 from workers import layout
+from workers.repeats import COST as REPEATED_COST
 
+TRAINING_COSTS = {"cost/train_seconds", REPEATED_COST}
+"""Of the trial, whatever it is measured with."""
 SETTINGS, STATES = tuple(columns.SETTINGS), tuple(columns.STATES)
 
 
@@ -285,7 +288,7 @@ def _column(key: str, network: str, prefix: str | None) -> str:
     """Where a metric of a run stands in the row of a network; '' for one that is not in it."""
     inner = "" if network == layout.LAST else f"{network}/"
     if key.startswith(("train/", "validation/", "cost/")):
-        name = "" if inner or (prefix and key != "cost/train_seconds" and key.startswith("cost/")) else key
+        name = "" if inner or (prefix and key not in TRAINING_COSTS and key.startswith("cost/")) else key
     elif prefix is None or not key.startswith(prefix + inner):
         name = ""
     else:
