@@ -1,6 +1,7 @@
 """Ray for the time of a sweep: a local one of our own, or a connection to a cluster. Nothing is kept in it alone."""
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -70,7 +71,7 @@ class RaySession:
         wants = self._sweep.resources
         if self._warming or not self.is_local or wants.gpu:
             return  # which GPUs a worker sees is settled before PyTorch is imported
-        workers = min(trials, wants.max_concurrent or trials, int(ray.cluster_resources()["CPU"] // wants.cpu))
+        workers = min(trials, wants.max_concurrent or trials, int(ray.cluster_resources().get("CPU", 0) // wants.cpu))
         task = ray.remote(num_cpus=wants.cpu, max_retries=0)(_import_of_trials)
         self._warming = [task.remote() for _ in range(workers)]  # Ray cancels what nobody refers to
 
@@ -129,7 +130,11 @@ def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with _on_loopback() if address == "local" else contextlib.nullcontext(), _connected(address, scratch):
+    with contextlib.ExitStack() as ours:
+        if address == "local":
+            ours.enter_context(_on_loopback())
+            ours.enter_context(_in_groups_of_their_own())
+        ours.enter_context(_connected(address, scratch))
         yield
 
 
@@ -150,6 +155,20 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Ray's processes do not get the signals that are sent to our process group, as some batch systems send SIGTERM:
+    they have to live until the trials have saved their checkpoints. Ray itself does this on Windows only."""
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = functools.partial(before, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
+
+
+@contextlib.contextmanager
 def _connected(address: str, scratch: Path) -> Iterator[None]:
     import ray
 
@@ -167,7 +186,8 @@ def _connected(address: str, scratch: Path) -> Iterator[None]:
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
-    """`ray.init`, once more where a busy machine was too slow: Ray gives its own processes half a minute."""
+    """`ray.init`, once more where a busy machine was too slow: Ray gives its own Python processes 15 s to begin, which
+    no setting changes (github.com/ray-project/ray/issues/65983)."""
     import ray
 
     for attempt in range(1, START_ATTEMPTS + 1):

@@ -27,8 +27,9 @@ from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
 from orchestrator.tracking_place import tracking_uri
 from orchestrator.trial_run import TrialRun
+from orchestrator.twins import drop_twins, without_twins
 from orchestrator.versions import source_tags
-from workers import faults
+from workers import faults, unsent
 from workers.failures import ErrorClass, StorageError
 from workers.journal import Journal, Record
 from workers.leases import LEASE_SECONDS
@@ -105,7 +106,8 @@ def submit(
         say(f"reading {shown(tracking_uri(sweep))}")
         store = Store.of(sweep)
         runs = confirmed_runs(sweep, store)
-        if close_orphans(store, sweep, runs=runs):
+        whole = without_twins(store, runs)
+        if close_orphans(store, sweep, runs=whole) or whole != runs:
             runs = confirmed_runs(sweep, store)
         plan = make_plan(sweep, runs)
         faults.point("driver/planned")
@@ -117,6 +119,7 @@ def submit(
             return Submitted(plan, 0, None, plan, parent_left)
         commit = file.commit
         recorded: dict[str, str] = {}
+        made = [entry.trial_id for entry in entries if entry.run is None]
 
         def record() -> dict[str, str]:
             """The runs, made once nothing but the trials themselves can go wrong."""
@@ -125,8 +128,8 @@ def submit(
             recorded["parent"] = parent = store.open_parent(sweep, file.text, commit, file.profile)
             cancel.answer(store, [parent])  # one that was left while nobody drove the sweep is not meant for us
             say(f"recording {len(entries)} runs in {shown(store.uri)}")
-            tags, new = source_tags(commit), [entry.trial_id for entry in entries if entry.run is None]
-            note(Folder(sweep.storage) / sweep.name, new, tags, file.profile)
+            tags = source_tags(commit)
+            note(Folder(sweep.storage) / sweep.name, made, tags, file.profile)
             run_ids = dict[str, str]()
             for entry in entries:
                 content = RunContent.of_trial(entry.trial, sweep.evaluation)
@@ -135,6 +138,7 @@ def submit(
                 run_id = entry.run.run_id if entry.run else store.create_run(content, sweep.name, parent, tags)
                 run_ids[entry.trial_id] = run_id
                 faults.point("driver/run-made", run_id)
+            drop_twins(store, sweep.name, parent, run_ids.values(), len({*made, *(run.trial_id for run in runs)}))
             if started:
                 started()
             return run_ids
@@ -153,6 +157,7 @@ def submit(
                 close_orphans(store, sweep)
             faults.point("driver/closing")
             if "parent" in recorded:
+                drop_twins(store, sweep.name, recorded["parent"], (), len({*made, *(run.trial_id for run in runs)}))
                 store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, confirmed_runs(sweep, store))
         return Submitted(plan, len(entries), outcome.stopped_by, after, recorded["parent"])
@@ -210,6 +215,7 @@ def _close(store: Store, run: TrialRun, folder: Folder, failure: tuple[ErrorClas
                 journal.add([*tags, Record("state", "state", text=state)])
             with store.reached():
                 RunSink(store.uri, run.run_id, folder).send(journal.records)
+            unsent.note(folder, None)
     except StorageError as problem:
         raise UserError(f"{problem}: it may belong to a driver that was killed; try again in a moment") from problem
 
