@@ -182,7 +182,7 @@ def test_a_changed_copy_has_an_id_of_its_own() -> None:
 
 def test_trials_of_a_sweep_are_those_that_are_validated_one_by_one() -> None:
     grid = {"methods": ["at", {"name": "trades", "beta": [1, 6]}], "seeds": [0, 1]}
-    grid |= {"regularizers": ["none", [{"name": "cutout", "size": 4}, "label_smoothing"]]}
+    grid |= {"regularizers": ["none", [{"name": "cutout", "size": 4}, {"name": "weight_decay", "value": 0.01}]]}
     trials = Sweep.model_validate({"name": "x", "grid": grid}).trials()
     assert len(trials) == 12
     for trial in trials:
