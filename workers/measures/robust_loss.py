@@ -10,7 +10,7 @@ from orchestrator.spec.training import Attack
 from workers.attacks import ascend, cross_entropy_objective, random_start
 from workers.data.batches import to_unit
 from workers.data.splits import Images
-from workers.modes import frozen
+from workers.folding import folded
 from workers.seeding import generator
 from workers.steps import Steps, Tick, stepwise
 
@@ -60,7 +60,7 @@ def robust_examples(model: nn.Module, images: Images, attack: Attack, batch_size
         found = torch.cat([random_start(x, attack, generator(x.device, seed, "attack", number)) for number in group])
         for low in range(0, len(labels), batch_size):
             part = slice(low, low + batch_size)
-            with frozen(model):
+            with folded(model):
                 found[part] = ascend(
                     model,
                     centres[part],
@@ -91,7 +91,7 @@ def _worse_for_the_network(first: PerExample, second: PerExample) -> PerExample:
 def at_inputs(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> PerExample:
     """The network in eval mode at inputs x, N x C x H x W in [0, 1], with labels y, int64, N."""
     losses, wrong = [], []
-    with frozen(model), torch.no_grad():
+    with folded(model), torch.no_grad():
         for low in range(0, len(y), batch_size):
             logits, labels = model(x[low : low + batch_size]), y[low : low + batch_size]
             losses.append(F.cross_entropy(logits, labels, reduction="none"))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from orchestrator.spec.models import Cnn, Norm, Vgg16
+from workers.folding import Chain
 from workers.models.layers import Shape, he_initialise, normalisation, normalised_conv
 
 
@@ -40,6 +41,16 @@ class Plain(nn.Module):
         """Logits, B x classes, of images B x channels x H x W."""
         logits: Tensor = self.linear(self.features(x).mean((2, 3)))
         return logits
+
+    def chains(self) -> list[Chain]:
+        """See `workers.folding`."""
+        layers = [layer for layer in self.features if not isinstance(layer, nn.MaxPool2d)]
+        starts = [place for place, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+        found = []
+        for start, end in zip(starts, [*starts[1:], len(layers)], strict=True):
+            conv, *norms, act = layers[start:end]
+            found.append(Chain(conv, norms[0] if norms else None, act))
+        return found
 
 
 def cnn(spec: Cnn, shape: Shape, classes: int) -> Plain:
