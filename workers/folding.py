@@ -33,10 +33,14 @@ class Chained(Protocol):
 
 
 @contextlib.contextmanager
-def folded(model: nn.Module) -> Iterator[None]:
+def folded(model: nn.Module, moving: bool = False) -> Iterator[None]:
     """`frozen`, and the model computes the same up to rounding, in less time. Its tensors may not change inside.
 
     Modules with hooks stay as they are, so that the hooks see what they would see without this.
+
+    Args:
+        model: the network.
+        moving: convolutions may change inside after all, and may be differentiated by; what normalises may not.
     """
     with frozen(model), contextlib.ExitStack() as replaced:
         modules = list(model.modules())
@@ -45,7 +49,7 @@ def folded(model: nn.Module) -> Iterator[None]:
         for module in modules:
             for chain in module.chains() if isinstance(module, Chained) else ():
                 if not any(part is not None and _watched(part) for part in chain):
-                    for part, forward in _replacements(chain):
+                    for part, forward in _replacements(chain, moving):
                         replaced.enter_context(_computing(part, forward))
         yield
 
@@ -53,24 +57,32 @@ def folded(model: nn.Module) -> Iterator[None]:
 Forward = Callable[[Tensor], Tensor]
 
 
-def _replacements(chain: Chain) -> Iterator[tuple[nn.Module, Forward]]:
+def _replacements(chain: Chain, moving: bool) -> Iterator[tuple[nn.Module, Forward]]:
     """What the parts of a chain compute instead."""
     conv, norm, act = chain
     if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats:
-        yield conv, _folded_convolution(conv, norm)
+        yield conv, _folded_convolution(conv, norm, moving)
         yield norm, _identity
     # in place only where what is overwritten was made inside the chain
     if type(act) is nn.ReLU and (conv is not None or not isinstance(norm, nn.Identity | None)):
         yield act, torch.relu_
 
 
-def _folded_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> Forward:
+def _folded_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d, moving: bool) -> Forward:
     """norm(conv(x)) as one convolution."""
     assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101  (see `_replacements`)
     with torch.no_grad():
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        mean = norm.running_mean if conv.bias is None else norm.running_mean - conv.bias
-        weight, bias = conv.weight * scale[:, None, None, None], norm.bias - mean * scale
+        shift = norm.bias - norm.running_mean * scale
+
+    def weights() -> tuple[Tensor, Tensor]:
+        bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
+        return conv.weight * scale[:, None, None, None], bias
+
+    if moving:
+        return lambda x: conv._conv_forward(x, *weights())
+    with torch.no_grad():
+        weight, bias = weights()
     return functools.partial(conv._conv_forward, weight=weight, bias=bias)
 
 

@@ -134,3 +134,24 @@ def test_trains_like_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
         losses.append([progress.loss for progress in trainer.run() if progress.loss is not None])
     assert len(losses[0]) == 2
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("parameters", NETWORKS, ids=lambda parameters: parameters["name"])
+def test_weights_that_move(parameters: dict[str, Any], images: Tensor) -> None:
+    """Convolutions move between two calls and are differentiated by."""
+    model = network(parameters)
+    kernels = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    found = []
+    for mode in (frozen(model), folded(model, moving=True)):
+        with mode:
+            for kernel in kernels:
+                kernel.requires_grad_(True)
+            for scale in (1.5, 1 / 1.5):
+                with torch.no_grad():
+                    for kernel in kernels:
+                        kernel.mul_(scale)
+                logits = model(images)
+                found.append([logits, *torch.autograd.grad(logits.sin().sum(), kernels)])
+    for plain, fast in zip(found[:2], found[2:], strict=True):
+        for a, b in zip(plain, fast, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(a.abs().max()))
