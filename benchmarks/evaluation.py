@@ -70,9 +70,9 @@ class Evaluated:
         """The same by its own driver."""
         from pyautoattack import AutoAttack
 
-        attack = AutoAttack(self.model, norm="Linf", eps=ATTACK.eps, version="standard", device="cpu", verbose=False)
+        attack = AutoAttack(self.model, norm="Linf", eps=ATTACK.eps, version="standard", seed=0)
         x, y = self.x[:count], self.y[:count]
-        return error_of(self.model, attack.run_standard_evaluation(x, y, bs=BATCH), y)
+        return error_of(self.model, attack.run_standard_evaluation(x, y, batch_size=BATCH), y)
 
 
 def main() -> None:
