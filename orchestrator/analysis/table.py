@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -18,7 +18,10 @@ from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.tracking import Store
 from orchestrator.trial_run import TrialRun
 from workers import layout
+from workers.repeats import COST as REPEATED_COST
 
+TRAINING_COSTS = {"cost/train_seconds", REPEATED_COST}
+"""Of the trial, whatever it is measured with."""
 SETTINGS, STATES = tuple(columns.SETTINGS), tuple(columns.STATES)
 
 
@@ -44,6 +47,7 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     for run in runs:
         of_trial[run.trial_id].append(run)
     by_id = {trial.trial_id: trial for trial in sweep.trials()}  # an id is a hash, which takes its time
+    labels = _Labels()
     if settings is None:
         settings = dict(zip(by_id, setting_labels(list(by_id.values())), strict=True))
     wanted = sweep.evaluation.evaluation_id
@@ -52,8 +56,8 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     for trial_id, trial in by_id.items():
         *older, newest = [None, *of_trial[trial_id]]
         prefix = _prefix(wanted, newest)
-        labels = {"trial_id": trial_id, "setting": settings[trial_id]} | _labels(trial) | _states(newest, prefix)
-        found = _rows(sweep.evaluation, trial, labels, newest, prefix)
+        said = {"trial_id": trial_id, "setting": settings[trial_id]} | labels.of(trial) | _states(newest, prefix)
+        found = _rows(sweep.evaluation, trial, said, newest, prefix)
         rows += found
         sources += [run_sources(trial.data, newest, filter(None, older))] * len(found)
     data_sets = sweep.data_sets()
@@ -71,13 +75,21 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     return table
 
 
+class _Fixed(dict[str, Any]):
+    """Plain data that nobody changes: pandas copies a table's `attrs`, and what is in them, with every operation, and
+    an analysis has thousands of these."""
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+
 def _about(sweep: Sweep) -> dict[Hashable | None, Any]:
     evaluation = sweep.evaluation
     return {
         "sweep": sweep.name,
         "evaluation_id": evaluation.evaluation_id,
-        "evaluation": evaluation.model_dump(mode="json"),
-        "measures": [measure.model_dump(mode="json") for measure in evaluation.measures],
+        "evaluation": _Fixed(evaluation.model_dump(mode="json")),
+        "measures": [_Fixed(measure.model_dump(mode="json")) for measure in evaluation.measures],
     }
 
 
@@ -86,27 +98,42 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["state"] == "finished"].reset_index(drop=True)
 
 
-def read_table(
-    sweep: Sweep, store: Store, fresh: bool = False, settings: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def read_table(sweep: Sweep, store: Store, fresh: bool = False) -> pd.DataFrame:
     """`trial_table` of what the store holds now.
 
     Args:
         sweep: the sweep, with the evaluation whose values are wanted.
         store: where it is recorded.
         fresh: fetch every run anew, instead of those that changed since the last look (`LocalCopy`).
-        settings: as `trial_table` takes them.
     """
+    return trial_table(sweep, read_runs(sweep, store, fresh))
+
+
+def read_runs(sweep: Sweep, store: Store, fresh: bool = False) -> list[TrialRun]:
+    """What the store holds now, as `trial_table` takes it; arguments as of `read_table`."""
     copy = LocalCopy(sweep, store, fresh)
     runs = copy.trial_runs()
     if "kept" in sweep.evaluation.checkpoints:
         keys, wanted = value_keys(sweep.evaluation.measures), sweep.evaluation.evaluation_id
         runs = [run if (at := _prefix(wanted, run)) is None else copy.with_curves(run, keys, at) for run in runs]
     copy.keep()
-    return trial_table(sweep, runs, settings)
+    return runs
 
 
 def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False) -> pd.DataFrame:
+    """`joined_tables` of what the stores hold now.
+
+    Args:
+        sources: sweeps of different names, each with its store.
+        fresh: as `read_table` takes it.
+
+    Raises:
+        UserError: as `joined_tables`.
+    """
+    return joined_tables([(sweep, read_runs(sweep, store, fresh)) for sweep, store in sources])
+
+
+def joined_tables(recorded: Sequence[tuple[Sweep, Sequence[TrialRun]]]) -> pd.DataFrame:
     """The tables of several sweeps in one, with the column `sweep` first; of one sweep, its table.
 
     What is unusual about a trial, the column `setting`, is said against the trials of all sweeps together, so that a
@@ -115,31 +142,30 @@ def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False) -> 
     (`sources.mixtures`).
 
     Args:
-        sources: sweeps of different names, each with its store.
-        fresh: as `read_table` takes it.
+        recorded: sweeps of different names, each with its runs.
 
     Raises:
         UserError: there is none, or two have one name.
     """
-    names = [sweep.name for sweep, _ in sources]
+    names = [sweep.name for sweep, _ in recorded]
     if not names or len(set(names)) < len(names):
         raise UserError(f"sweeps to be read together need different names: {', '.join(names) or 'there is none'}")
-    if len(sources) == 1:
-        return read_table(*sources[0], fresh)
-    trials = list({trial.trial_id: trial for sweep, _ in sources for trial in sweep.trials()}.values())
+    if len(recorded) == 1:
+        return trial_table(*recorded[0])
+    trials = list({trial.trial_id: trial for sweep, _ in recorded for trial in sweep.trials()}.values())
     settings = {trial.trial_id: label for trial, label in zip(trials, setting_labels(trials), strict=True)}
     tables = []
-    for sweep, store in sources:
-        table = read_table(sweep, store, fresh, settings)
+    for sweep, runs in recorded:
+        table = trial_table(sweep, runs, settings)
         table.insert(0, columns.SWEEP, sweep.name)
         table.attrs = {}
         tables.append(table)
     joined = _apart(pd.concat(tables, ignore_index=True))
     versions = [name for name in map(str, joined) if name.endswith(columns.VERSION)]
     joined[versions] = joined[versions].fillna("")
-    measures = [measure for sweep, _ in sources for measure in _about(sweep)["measures"]]
+    measures = [measure for sweep, _ in recorded for measure in _about(sweep)["measures"]]
     different = [measure for place, measure in enumerate(measures) if measure not in measures[:place]]
-    joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names), "measures": different}
+    joined.attrs = _about(recorded[0][0]) | {"sweep": " + ".join(names), "measures": different}
     return joined
 
 
@@ -212,13 +238,26 @@ def _external_row(run: TrialRun, prefix: str | None) -> dict[str, Any]:
     return row | _states(run, prefix) | _values(run, layout.LAST, prefix)
 
 
-def _labels(trial: Trial) -> dict[str, Any]:
-    return {
-        "method": trial.method.label(),
-        "method_name": trial.method.name,
-        "regularizer": trial.regularizer_label,
-        "seed": trial.seed,
-    }
+class _Labels:
+    """What a trial is called in a table."""
+
+    def __init__(self) -> None:
+        self._methods: dict[int, str] = {}
+        self._regularizers: dict[tuple[int, ...], str] = {}
+
+    def of(self, trial: Trial) -> dict[str, Any]:
+        """By column. The trial must outlive the labels: cells of a grid share their parts, which are told by `id`."""
+        method, regularizers = id(trial.method), tuple(map(id, trial.regularizers))
+        if method not in self._methods:
+            self._methods[method] = trial.method.label()
+        if regularizers not in self._regularizers:
+            self._regularizers[regularizers] = trial.regularizer_label
+        return {
+            "method": self._methods[method],
+            "method_name": trial.method.name,
+            "regularizer": self._regularizers[regularizers],
+            "seed": trial.seed,
+        }
 
 
 def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
@@ -235,15 +274,21 @@ def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
 
 def _values(run: TrialRun, network: str, prefix: str | None) -> dict[str, float]:
     """A network's values, by column; what training said and cost stands in the rows of last networks only."""
-    return {name: value for key, value in run.metrics.items() if (name := _column(key, network, prefix))}
+    metrics = run.metrics
+    return {name: metrics[key] for key, name in _columns(tuple(metrics), network, prefix)}
 
 
-@lru_cache(maxsize=10_000)  # the same names in every run
+@lru_cache(maxsize=1000)  # most runs have the same names
+def _columns(keys: tuple[str, ...], network: str, prefix: str | None) -> list[tuple[str, str]]:
+    """Those of a run's metrics that stand in the row of a network, each with its column."""
+    return [(key, name) for key in keys if (name := _column(key, network, prefix))]
+
+
 def _column(key: str, network: str, prefix: str | None) -> str:
     """Where a metric of a run stands in the row of a network; '' for one that is not in it."""
     inner = "" if network == layout.LAST else f"{network}/"
     if key.startswith(("train/", "validation/", "cost/")):
-        name = "" if inner or (prefix and key != "cost/train_seconds" and key.startswith("cost/")) else key
+        name = "" if inner or (prefix and key not in TRAINING_COSTS and key.startswith("cost/")) else key
     elif prefix is None or not key.startswith(prefix + inner):
         name = ""
     else:
@@ -257,6 +302,12 @@ def _flags(run: TrialRun | None, network: str, prefix: str | None) -> str:
     """What its measures say about a network's values, as `measure: sentence; sentence`, one measure after another."""
     if run is None or prefix is None or run.state != "finished":
         return ""
-    start = f"{prefix}flags/{network}/"
-    found = {key.removeprefix(start): text for key, text in run.tags.items() if key.startswith(start) and text}
+    tags = run.tags
+    found = {measure: tags[key] for key, measure in _flagged(tuple(tags), f"{prefix}flags/{network}/") if tags[key]}
     return " | ".join(f"{measure}: {text}" for measure, text in sorted(found.items()))
+
+
+@lru_cache(maxsize=1000)
+def _flagged(tags: tuple[str, ...], start: str) -> list[tuple[str, str]]:
+    """Those of a run's tags that begin with `start`, each with what follows."""
+    return [(key, key.removeprefix(start)) for key in tags if key.startswith(start)]
