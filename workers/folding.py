@@ -43,7 +43,10 @@ def folded(model: nn.Module, moving: bool = False) -> Iterator[None]:
         moving: convolutions may change inside after all, and may be differentiated by; what normalises may not.
     """
     with frozen(model), contextlib.ExitStack() as replaced:
-        for module in model.modules():
+        modules = list(model.modules())
+        if any("forward" in vars(module) for module in modules):  # folded already, or compiled, which fuses more
+            modules = []
+        for module in modules:
             for chain in module.chains() if isinstance(module, Chained) else ():
                 if not any(part is not None and _watched(part) for part in chain):
                     for part, forward in _replacements(chain, moving):
@@ -88,9 +91,8 @@ def _identity(x: Tensor) -> Tensor:
 
 
 def _watched(module: nn.Module) -> bool:
-    """Whether something looks at the module, or it computes something else already, as in a network folded twice."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return any(hooks) or "forward" in vars(module)
+    return any(hooks)
 
 
 @contextlib.contextmanager
