@@ -28,6 +28,7 @@ from workers.measures.average_flatness import average_flatness
 from workers.measures.result import Parts
 from workers.measures.robust_loss import robust_examples
 from workers.measures.worst_flatness import worst_flatness
+from workers.memory import kept_memory
 from workers.models.classifier import Classifier
 from workers.modes import frozen
 from workers.weights import perturbed_tensors
@@ -51,6 +52,16 @@ def network(spec: dict[str, object], shape: tuple[int, int, int]) -> Classifier:
     for _ in range(30):
         found(torch.rand(128, *shape))
     return found.eval()
+
+
+def in_a_trial(run: Callable[[], float]) -> Callable[[], float]:
+    """As a trial runs its measures: with memory kept."""
+
+    def kept() -> float:
+        with kept_memory():
+            return run()
+
+    return kept
 
 
 class Compared:
@@ -84,12 +95,12 @@ class Compared:
         peers = {f"published, {layout}": peer for layout, peer in self.theirs.items()}
         return {
             "reference": (
-                {"flatsweep": self._reference}
+                {"flatsweep": in_a_trial(self._reference)}
                 | {name: lambda p=peer: p.reference(self.steps, self.restarts) for name, peer in peers.items()},
                 attacked,
             ),
             "average": (
-                {"flatsweep": self._average}
+                {"flatsweep": in_a_trial(self._average)}
                 | {
                     name: lambda p=peer: p.average(AVERAGE_XI, self.steps, self.restarts)
                     for name, peer in peers.items()
@@ -97,7 +108,7 @@ class Compared:
                 attacked,
             ),
             "worst": (
-                {"flatsweep": self._worst}
+                {"flatsweep": in_a_trial(self._worst)}
                 | {name: lambda p=peer: p.worst(WORST_XI, self.steps, self.restarts) for name, peer in peers.items()},
                 joint,
             ),
