@@ -31,11 +31,15 @@ results: $(STAMP)
 	$(BIN)/flatsweep report experiments.yaml --output docs/results/digits.html
 	$(BIN)/python -m tests.report.pictures docs/results/digits.html
 
+# So many test processes side by side, one thread each; a file's tests stay together, as they share what they start.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 # Readers against 100,000 damaged inputs each; what one fell over is kept in build/fuzz.
 fuzz: $(STAMP)
@@ -66,6 +70,7 @@ bench: $(STAMP) $(PEERS)
 	$(BIN)/python benchmarks/attack_step.py
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/fault_points.py
