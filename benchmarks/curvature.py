@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--processor-time", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    warnings.filterwarnings("ignore", message=".*create_graph=True will create a reference cycle.*")  # pyhessian
     print(machine())
     for activation in args.activation or ("relu", "gelu"):
         model, images, y = trained(activation, args.epochs, args.images)
