@@ -121,8 +121,8 @@ class Compared:
         return float(self.powers.eigenvalues(maxIter=1000, tol=TOLERANCE)[0][0])
 
     def pyhessians_trace(self, probes: int) -> float:
-        """Its Hutchinson estimate of the whole trace; the tolerance is never met, so that all probes are taken."""
-        return float(sum(self.powers.trace(maxIter=probes, tol=0.0)) / probes)
+        """Its Hutchinson estimate of the whole trace; with any other tolerance it stops where an estimate is negative."""
+        return float(sum(self.powers.trace(maxIter=probes, tol=-math.inf)) / probes)
 
     def scipys_ends(self) -> tuple[float, float]:
         """The same by ARPACK on curvlinops' products."""
