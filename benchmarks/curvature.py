@@ -121,7 +121,7 @@ class Compared:
         return float(self.powers.eigenvalues(maxIter=1000, tol=TOLERANCE)[0][0])
 
     def pyhessians_trace(self, probes: int) -> float:
-        """Its Hutchinson estimate of the whole trace; with any other tolerance it stops where an estimate is negative."""
+        """Its Hutchinson estimate of the whole trace; any other tolerance stops it at a negative estimate."""
         return float(sum(self.powers.trace(maxIter=probes, tol=-math.inf)) / probes)
 
     def scipys_ends(self) -> tuple[float, float]:
