@@ -1,7 +1,7 @@
 """Average- and worst-case flatness and the reference robust loss, ours against the published procedure.
 
-    python benchmarks/flatness.py [--repetitions 3] [--images 128] [--network cnn|digits] [--restarts 1|10]
-        [--measure reference|average|worst] [--processor-time]
+    python benchmarks/flatness.py [--repetitions 3] [--images 128] [--steps 20] [--network cnn|digits]
+        [--restarts 1|10] [--measure reference|average|worst] [--processor-time]
 
 Both do the same work: PGD-20 with the best iterate, 20 joint epochs, batches of 128 behind each weight step. Flatness
 is timed without the reference robust loss, which has a table of its own. With ten restarts there are a quarter of the
@@ -28,13 +28,14 @@ from workers.measures.average_flatness import average_flatness
 from workers.measures.result import Parts
 from workers.measures.robust_loss import robust_examples
 from workers.measures.worst_flatness import worst_flatness
+from workers.memory import kept_memory
 from workers.models.classifier import Classifier
 from workers.modes import frozen
 from workers.weights import perturbed_tensors
 
 NETWORKS = {
-    "cnn": ({"name": "cnn", "depth": 1}, (3, 32, 32), Attack(eps=8 / 255, step_size=0.007, steps=20)),
-    "digits": ({"name": "small_preact_resnet", "width": 16}, (1, 8, 8), Attack(eps=0.15, step_size=0.0375, steps=20)),
+    "cnn": ({"name": "cnn", "depth": 1}, (3, 32, 32), Attack(eps=8 / 255, step_size=0.007)),
+    "digits": ({"name": "small_preact_resnet", "width": 16}, (1, 8, 8), Attack(eps=0.15, step_size=0.0375)),
 }
 """Network, shape of the images, attack."""
 MEASURES = ("reference", "average", "worst")
@@ -53,6 +54,16 @@ def network(spec: dict[str, object], shape: tuple[int, int, int]) -> Classifier:
     return found.eval()
 
 
+def in_a_trial(run: Callable[[], float]) -> Callable[[], float]:
+    """As a trial runs its measures: with memory kept."""
+
+    def kept() -> float:
+        with kept_memory():
+            return run()
+
+    return kept
+
+
 class Compared:
     """The measures on one network by both; `ours` and `theirs` have the same weights.
 
@@ -60,11 +71,12 @@ class Compared:
         name: of the network.
         images: how many.
         restarts: also draws.
+        steps: of the attack, and joint epochs; a quarter of them with ten restarts.
     """
 
-    def __init__(self, name: str, images: int, restarts: int) -> None:
+    def __init__(self, name: str, images: int, restarts: int, steps: int) -> None:
         spec, shape, attack = NETWORKS[name]
-        self.restarts, self.steps = restarts, attack.steps if restarts == 1 else attack.steps // 4
+        self.restarts, self.steps = restarts, steps if restarts == 1 else max(1, steps // 4)
         self.attack = attack.model_copy(update={"steps": self.steps})
         self.ours = network(spec, shape).to(memory_format=torch.channels_last)
         pixels = torch.randint(256, (images, shape[1], shape[2], shape[0]), dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -84,12 +96,12 @@ class Compared:
         peers = {f"published, {layout}": peer for layout, peer in self.theirs.items()}
         return {
             "reference": (
-                {"flatsweep": self._reference}
+                {"flatsweep": in_a_trial(self._reference)}
                 | {name: lambda p=peer: p.reference(self.steps, self.restarts) for name, peer in peers.items()},
                 attacked,
             ),
             "average": (
-                {"flatsweep": self._average}
+                {"flatsweep": in_a_trial(self._average)}
                 | {
                     name: lambda p=peer: p.average(AVERAGE_XI, self.steps, self.restarts)
                     for name, peer in peers.items()
@@ -97,7 +109,7 @@ class Compared:
                 attacked,
             ),
             "worst": (
-                {"flatsweep": self._worst}
+                {"flatsweep": in_a_trial(self._worst)}
                 | {name: lambda p=peer: p.worst(WORST_XI, self.steps, self.restarts) for name, peer in peers.items()},
                 joint,
             ),
@@ -138,16 +150,22 @@ class Compared:
 
 
 def compare(name: str, restarts: int, args: argparse.Namespace) -> None:
-    """Prints a table per measure."""
-    compared, peak = Compared(name, args.images, restarts), matrix_peak(CPU)
+    """Prints a table per measure, and the robust losses that the last repetition found."""
+    compared, peak = Compared(name, args.images, restarts, args.steps), matrix_peak(CPU)
     clock, unit = (time.process_time, "CPU ms") if args.processor_time else (time.perf_counter, "ms")
     for measure, (alternatives, floor) in compared.tables().items():
         if measure not in (args.measure or MEASURES):
             continue
-        print("robust losses:", ", ".join(f"{key} {run():.4f}" for key, run in alternatives.items()))
-        seconds = interleaved({**alternatives, **peak.alternative}, args.repetitions, clock=clock)
+        found: dict[str, float] = {}
+
+        def noted(key: str, run: Callable[[], float], found: dict[str, float] = found) -> None:
+            found[key] = run()
+
+        timed = {key: lambda k=key, r=run, n=noted: n(k, r) for key, run in alternatives.items()}
+        seconds = interleaved({**timed, **peak.alternative}, args.repetitions, clock=clock)
         title = f"{name}, {measure}, {restarts} restarts, {args.images} images, {compared.steps} steps"
         print_ratios(title, seconds, "flatsweep", unit, floor=floor, peak=peak)
+        print("robust losses:", ", ".join(f"{key} {loss:.4f}" for key, loss in found.items()))
 
 
 def main() -> None:
@@ -155,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--network", choices=list(NETWORKS), action="append")
     parser.add_argument("--restarts", type=int, choices=(1, 10), action="append")
     parser.add_argument("--measure", choices=MEASURES, action="append")

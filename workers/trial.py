@@ -17,6 +17,7 @@ from workers import checkpoints, faults, layout, retention
 from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, ErrorClass, StorageError, classify
 from workers.measurement import Measurement, Measuring, Values
+from workers.memory import kept_memory
 from workers.pseudo_labels import with_pseudo_labels
 from workers.recorder import Recorder, Sink
 from workers.repeats import COST, Repeats
@@ -73,7 +74,7 @@ def trial_steps(
     folder. Running it again goes on from there.
     """
     device = torch.device(device)
-    with folder.lock(LOCK_SECONDS):
+    with folder.lock(LOCK_SECONDS), kept_memory():
         recorder = Recorder(folder, sink)
         try:
             values = yield from _train_and_measure(trial, evaluation, folder, recorder, device)
