@@ -19,6 +19,8 @@ FILE = "progress.json"
 COST = "cost/repeated_seconds"
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 15.0
 """Between two notes, in a local folder and on an object store: so much of a loss may not be counted."""
+MOST = 1e9
+"""A note with a larger number is damaged: thirty years of seconds, and more epochs than anybody trains."""
 _T = TypeVar("_T")
 
 
@@ -87,4 +89,7 @@ def repeated_so_far(folder: Folder) -> float:
 
 def _read(folder: Folder) -> dict[str, float]:
     """Raises ValueError where the note is damaged."""
-    return unsealed(folder.read(FILE), epoch=int, seconds=(int, float), repeated=(int, float))
+    said = unsealed(folder.read(FILE), epoch=int, seconds=(int, float), repeated=(int, float))
+    if not all(0 <= number < MOST for number in (said["epoch"], said["seconds"], said["repeated"])):
+        raise ValueError("a number is out of range")
+    return said

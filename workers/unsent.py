@@ -59,9 +59,16 @@ def noted(sweep_folder: Folder) -> dict[str, Unsent]:
     for name in place.names():
         if name.endswith(_SUFFIX) and not name.startswith("."):
             with contextlib.suppress(FileNotFoundError, ValueError):  # sent meanwhile; damaged
-                said = unsealed(place.read(name), records=int, since_ms=int, reason=str)
-                found[name.removesuffix(_SUFFIX)] = Unsent(said["records"], said["since_ms"], said["reason"])
+                found[name.removesuffix(_SUFFIX)] = _read(place.read(name))
     return found
+
+
+def _read(content: bytes) -> Unsent:
+    """Raises ValueError where it is no note."""
+    said = unsealed(content, records=int, since_ms=int, reason=str)
+    if not all(0 <= said[key] < 2**53 for key in ("records", "since_ms")):
+        raise ValueError("a number is out of range")
+    return Unsent(said["records"], said["since_ms"], (said["reason"].splitlines() or [""])[0][:MAX_REASON])
 
 
 def _name(trial_folder: Folder) -> str:
