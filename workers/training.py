@@ -108,7 +108,7 @@ class Trainer:
         """Trains to the end; yields after every step. Closing the generator saves a checkpoint in mid-epoch.
 
         Raises:
-            DivergedError: the loss is not finite or beyond `DIVERGED_LOSS`.
+            DivergedError: the loss is not finite or beyond `DIVERGED_LOSS`, or the weights are not finite.
         """
         try:
             # an epoch's network is looked at when its checkpoint is there, so that a stop meanwhile costs nothing
@@ -243,6 +243,9 @@ class Trainer:
                 f"training diverged in epoch {self.epoch}: mean loss {loss:g} "
                 f"(learning rate {self._learning_rate():g}; a loss above {DIVERGED_LOSS:g} or not finite ends a trial)"
             )
+        if broken := _not_finite(self.model):
+            # losses are taken before a step: without this, the last one would spoil the checkpoint too
+            raise DivergedError(f"training diverged in epoch {self.epoch}: after it, {broken} is not finite everywhere")
         if recorder is not None:
             values = {
                 "train/loss": loss,
@@ -345,6 +348,13 @@ class Trainer:
         for part, held in zip(parts, state.get("parts", [{} for _ in parts]), strict=True):
             if isinstance(part, Stateful):
                 part.load_state_dict(held)
+
+
+def _not_finite(model: nn.Module) -> str | None:
+    """Name of a tensor of the state dict with a number that is none, or infinite; None where there is no such."""
+    tensors = [(name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+    finite = torch.stack([tensor.isfinite().all() for _, tensor in tensors]).tolist()
+    return next((name for (name, _), good in zip(tensors, finite, strict=True) if not good), None)
 
 
 def weights_digest(model: nn.Module) -> str:
