@@ -25,7 +25,7 @@ def test_a_driver_that_ends_at_bad_moments(tmp_path: Path) -> None:
     faults.write_text(json.dumps([*json.loads(faults.read_text()), at_end]))
 
     with place.started("submit", **env) as process:
-        assert process.wait(400) == -signal.SIGKILL, place.output("stderr")
+        assert process.wait(600) == -signal.SIGKILL, place.output("stderr")
     struck = [json.loads(line) for line in Path(f"{faults}.log").read_text().splitlines()]
     assert [one["about"] for one in struck if one["point"] == "driver/trial-end"] == [short]
     assert place.journal(short)[-1].text == "finished" and place.epochs(long) < EPOCHS[1]
@@ -34,7 +34,7 @@ def test_a_driver_that_ends_at_bad_moments(tmp_path: Path) -> None:
 
     before = place.epochs(long)
     with place.started("submit", **env) as process:
-        wait_for(lambda: place.epochs(long) >= before + 2 or process.poll() is not None, "two more epochs", 400)
+        wait_for(lambda: place.epochs(long) >= before + 2 or process.poll() is not None, "two more epochs", 600)
         scratch = place.trial_folder(".driver.scratch").read_text()
         worker = int(place.journal_tag(long, "pid"))
         os.killpg(process.pid, signal.SIGTERM)

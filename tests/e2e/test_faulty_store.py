@@ -99,7 +99,7 @@ def seen(proxy: FaultyProxy, database: postgres.Postgres, tmp_path_factory: pyte
     root = Folder(str(folder / "runs" / "faulty"))
     env = {"MLFLOW_TRACKING_URI": proxy.uri, "MLFLOW_HTTP_REQUEST_TIMEOUT": "5", **slowly(folder, EPOCHS[1], SECONDS)}
     with place.started("submit", **env) as process:
-        wait_for(lambda: place.epochs(seen.long) >= 2 or process.poll() is not None, "two epochs", 400)
+        wait_for(lambda: place.epochs(seen.long) >= 2 or process.poll() is not None, "two epochs", 600)
         for way in ("reset", "500", "hang", "slow"):
             before = place.epochs(seen.long)
             proxy.way = way

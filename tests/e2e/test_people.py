@@ -1,10 +1,12 @@
 """What people do to one sweep: submit it twice at once, press Ctrl-C twice, edit, move and upgrade in between."""
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 EPOCHS = 12
 SECONDS = 1.0
+LONG = 600.0
+"""Seconds that a busy machine may take to start Ray."""
 TRAINING = BASE["training"] | {"epochs": EPOCHS}
 OTHER_VERSION = "0.1.99"
 
@@ -51,7 +55,14 @@ def read(place: Place, command: str, *words: str) -> Any:
     return json.loads(done.stdout)
 
 
-def test_a_sweep_among_people(tmp_path: Path) -> None:
+@pytest.fixture
+def ended() -> Iterator[contextlib.ExitStack]:
+    """What is to be done at the end, whatever happens."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+def test_a_sweep_among_people(tmp_path: Path, ended: contextlib.ExitStack) -> None:
     first = tmp_path / "first"
     first.mkdir()
     one = {"methods": ["at"], "seeds": [0]}
@@ -60,7 +71,9 @@ def test_a_sweep_among_people(tmp_path: Path) -> None:
     env = slowly(tmp_path, EPOCHS, SECONDS)
 
     both = [submitting(place, **env) for _ in range(2)]
-    wait_for(lambda: any(process.poll() is not None for process in both), "the one that is too late", 300)
+    for process in both:
+        ended.callback(process.kill)
+    wait_for(lambda: any(process.poll() is not None for process in both), "the one that is too late", LONG)
     (refused,), (driver,) = (
         [p for p in both if p.poll() is not None], [p for p in both if p.poll() is None],
     )  # fmt: skip
@@ -68,7 +81,7 @@ def test_a_sweep_among_people(tmp_path: Path) -> None:
     assert (refused.returncode, f"is being run by process {driver.pid} on" in said) == (2, True), said
     assert "Traceback" not in said
 
-    wait_for(lambda: place.epochs(trial_id) >= 2 or driver.poll() is not None, "two epochs", 300)
+    wait_for(lambda: place.epochs(trial_id) >= 2 or driver.poll() is not None, "two epochs", LONG)
     scratch = place.trial_folder(".driver.scratch").read_text()
     worker = int(place.journal_tag(trial_id, "pid"))
     driver.send_signal(signal.SIGINT)

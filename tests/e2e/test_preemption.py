@@ -45,7 +45,7 @@ def test_a_sweep_on_machines_that_are_taken_away(tmp_path: Path) -> None:
         before = sum(map(place.epochs, ids))
         with place.started("submit", **env) as process:
             ended = lambda: process.poll() is not None  # noqa: E731
-            wait_for(lambda: ended() or sum(map(place.epochs, ids)) > before, "a sign of training", 400)  # noqa: B023
+            wait_for(lambda: ended() or sum(map(place.epochs, ids)) > before, "a sign of training", 600)  # noqa: B023
             until = time.monotonic() + LIFE_SECONDS
             wait_for(lambda: ended() or time.monotonic() > until, "its time", 60)  # noqa: B023
             if ended():

@@ -69,7 +69,7 @@ def test_a_raylet_is_killed_then_the_head(cluster: Cluster, tmp_path: Path) -> N
     (trial_id,) = place.trials()
     env = {**RECONNECT, **slowly(tmp_path, EPOCHS, EPOCH_SECONDS)}
     with place.started("submit", "--address", str(cluster.made.address), **env) as process:
-        wait_for(lambda: place.epochs(trial_id) >= 2 or process.poll() is not None, "two epochs", 400)
+        wait_for(lambda: place.epochs(trial_id) >= 2 or process.poll() is not None, "two epochs", 600)
         worker = int(place.journal_tag(trial_id, "pid"))
         first = node_of(worker)
         raylet = cluster.kill_raylet(cluster.nodes[first])
