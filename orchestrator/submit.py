@@ -87,6 +87,7 @@ def submit(
     with driver_lock(sweep):
         (Folder(sweep.storage) / sweep.name).finish_moves()
         store = Store.of(sweep)
+        store.check_place()
         runs = confirmed_runs(sweep, store)
         if close_orphans(store, sweep, runs=runs):
             runs = confirmed_runs(sweep, store)

@@ -97,6 +97,11 @@ def test_a_sweep_among_people(tmp_path: Path, ended: contextlib.ExitStack) -> No
     shutil.move(first, second)
     moved = Place(second, "shared", training=TRAINING, grid=one | {"seeds": [0, 1]})
     code = upgraded(tmp_path / "code")
+    refused_move = moved.run("submit", PYTHONPATH=str(code))
+    assert refused_move.returncode == 2 and "the storage was moved" in refused_move.stderr
+    (second / "runs" / "mlflow.db").rename(second / "runs" / "before.db")
+    synced = moved.run("sync", PYTHONPATH=str(code))
+    assert synced.returncode == 0, synced.stderr
     done = moved.run("submit", PYTHONPATH=str(code), **env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert not first.exists(), "something was written where the sweep had been"
