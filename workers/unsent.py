@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "unsent"
 _SUFFIX = ".json"
-MAX_REASON = 300
+MAX_REASON, MAX_DEPTH = 300, 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,15 @@ class Unsent:
 
 
 def plain_reason(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception in one line: what the system said, which lies below the words of several libraries.
+
+    What somebody has hidden, by raising another exception from None, stays hidden.
+    """
+    for _ in range(MAX_DEPTH):
+        below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if below is None:
+            break
+        error = below
     return (str(error).splitlines() or [""])[0][:MAX_REASON] or type(error).__name__
 
 
