@@ -22,6 +22,7 @@ from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
 from orchestrator.trial_run import TrialRun
+from orchestrator.twins import drop_twins, without_twins
 from orchestrator.versions import source_tags
 from workers import faults, unsent
 from workers.failures import ErrorClass, StorageError
@@ -89,7 +90,8 @@ def submit(
         store = Store.of(sweep)
         store.check_place()
         runs = confirmed_runs(sweep, store)
-        if close_orphans(store, sweep, runs=runs):
+        whole = without_twins(store, runs)
+        if close_orphans(store, sweep, runs=whole) or whole != runs:
             runs = confirmed_runs(sweep, store)
         plan = make_plan(sweep, runs)
         faults.point("driver/planned")
@@ -101,6 +103,7 @@ def submit(
             return Submitted(plan, 0, None, plan, parent_left)
         commit = file.commit
         recorded: dict[str, str] = {}
+        made = [entry.trial_id for entry in entries if entry.run is None]
 
         def record() -> dict[str, str]:
             """The runs, made once nothing but the trials themselves can go wrong."""
@@ -111,8 +114,8 @@ def submit(
             console.print(
                 f"recording {len(entries)} runs in {shown(store.uri)}", markup=False, highlight=False, soft_wrap=True
             )
-            tags, new = source_tags(commit), [entry.trial_id for entry in entries if entry.run is None]
-            note(Folder(sweep.storage) / sweep.name, new, tags, file.profile)
+            tags = source_tags(commit)
+            note(Folder(sweep.storage) / sweep.name, made, tags, file.profile)
             run_ids = dict[str, str]()
             for entry in entries:
                 content = RunContent.of_trial(entry.trial, sweep.evaluation)
@@ -121,6 +124,7 @@ def submit(
                 run_id = entry.run.run_id if entry.run else store.create_run(content, sweep.name, parent, tags)
                 run_ids[entry.trial_id] = run_id
                 faults.point("driver/run-made", run_id)
+            drop_twins(store, sweep.name, parent, run_ids.values(), len({*made, *(run.trial_id for run in runs)}))
             if started:
                 started()
             return run_ids
@@ -138,6 +142,7 @@ def submit(
                 close_orphans(store, sweep)
             faults.point("driver/closing")
             if "parent" in recorded:
+                drop_twins(store, sweep.name, recorded["parent"], (), len({*made, *(run.trial_id for run in runs)}))
                 store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, confirmed_runs(sweep, store))
         return Submitted(plan, len(entries), outcome.stopped_by, after, recorded["parent"])

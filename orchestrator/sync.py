@@ -13,6 +13,7 @@ from orchestrator.spec.loading import SweepFile
 from orchestrator.stored import Left, Stored, stored_runs
 from orchestrator.tracking import Store
 from orchestrator.tracking_place import tracking_uri
+from orchestrator.twins import drop_twins
 from workers import unsent
 from workers.failures import StorageError
 from workers.journal import Journal, Record
@@ -122,6 +123,9 @@ class _Sync:
                         unsent.note(stored.folder, None)
             except StorageError as problem:
                 self._done.left.append(Left(stored.trial_id, f"{problem}; try again when it is through"))
+        if self._store is not None and not self._done.dry_run:
+            count = len({run.trial_id for run in runs} | {one.trial_id for one in self._done.sent})
+            drop_twins(self._store, self._sweep.name, parent, (), count)
         self._settle(parent)
         self._missing_notes(found, by_id)
         stored_ids = {stored.trial_id for stored in found}
@@ -141,7 +145,7 @@ class _Sync:
         if run_id is not None and self._store is not None:
             folders = {"", *(_place(record.key) for record in records if record.kind == "file")}
             with self._store.reached():
-                held = Held.read(self._store.client, run_id, folders)
+                held = Held.read(self._store.client, run_id, records, folders)
         missing = compare(stored, records, held, parent)
         self._done.notes += [f"{stored.trial_id}: {path} is gone from the storage" for path in missing.gone]
         if run_id is not None and not missing:

@@ -139,6 +139,10 @@ class Store:
         parts = [(query, ids) for query, all_ids in alike.items() for ids in _parts(all_ids)]
         return all(self._counts(f"{query} and {_with_ids(ids)}", len(ids)) for query, ids in parts)
 
+    def count_differs(self, sweep_name: str, count: int) -> bool:
+        """Whether a sweep has another number of trial runs; they are not fetched."""
+        return not self._counts(_query(sweep_name, "trial"), count)
+
     def _counts(self, query: str, count: int) -> bool:
         """Whether exactly `count` runs match: a page of two that begins with the last of them holds just one.
 
@@ -188,9 +192,13 @@ class Store:
         """Whether the sweep's own run says that a driver has it; one that was killed may have left it so."""
         return any(run.info.status == "RUNNING" for run in self._search(sweep_query(sweep_name)))
 
+    def parents(self, sweep_name: str) -> list[Any]:
+        """The sweep's own run, as MLflow has it, and its twins if it has some (`orchestrator.twins`)."""
+        return self._search(sweep_query(sweep_name))
+
     def parent_run(self, sweep_name: str) -> str | None:
         """Id of the sweep's own run."""
-        found = self._search(sweep_query(sweep_name))
+        found = self.parents(sweep_name)
         return str(found[0].info.run_id) if found else None
 
     def _search(self, query: str) -> list[Any]:

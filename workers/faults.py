@@ -1,13 +1,15 @@
 """Fault points: named places where tests let a process die or a write fail, to see that nothing is lost by it.
 
 Off, a point is one look at a global. `FLATSWEEP_FAULTS` names a JSON file with a list of faults, for this process and
-those that it starts. Each happens once in all of them together, and is added to the log beside that file.
+those that it starts. Each begins once in all of them together, and is added to the log beside that file.
 """
 
 import errno
 import json
 import os
+import random
 import signal
+import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -18,8 +20,11 @@ from typing import BinaryIO
 VARIABLE = "FLATSWEEP_FAULTS"
 LOG = ".log"
 """After the name of the JSON file: one JSON line for each fault that happened."""
-ACTIONS = ("kill", "term", "exit", "enospc", "eio", "sleep")
-_ERRNOS = {"enospc": errno.ENOSPC, "eio": errno.EIO}
+_DEATHS = ("kill", "term", "exit")
+_ERRNOS = {"enospc": errno.ENOSPC, "eio": errno.EIO, "erofs": errno.EROFS}
+SPOILS = ("nan", "inf", "outside")
+"""What a point cannot do itself: it says so to its caller."""
+ACTIONS = (*_DEATHS, *_ERRNOS, "oom", "clock", "sleep", *SPOILS)
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,20 @@ class Fault:
     """One fault."""
 
     point: str
-    """Name of the place."""
+    """Pattern of the place's name."""
     action: str
-    """`kill` (SIGKILL) or `term` (SIGTERM) to this process; `exit` without a word; `enospc` or `eio`, an OSError as of
-    a full or a broken disk; `sleep`."""
+    """`kill` (SIGKILL) or `term` (SIGTERM) to this process; `exit` without a word; `enospc`, `eio` or `erofs`, an
+    OSError as of a full, a broken or a read-only disk; `oom`, torch's error of a full GPU; `clock`, this process's
+    `time.time` jumps; `sleep`; one of `SPOILS`."""
     of: str = "*"
     """Pattern of what the place is about, such as a file's path; others do not count."""
     hit: int = 1
     """Which time, from 1, that the process reaches it."""
     seconds: float = 0.0
-    """Of `sleep`; before `kill`, `term` and `exit`, while the process goes on."""
+    """Of `sleep`; of the jump of `clock`; before `kill`, `term` and `exit`, while the process goes on; how long every
+    process then has the OSError at such places."""
+    share: float = 0.0
+    """Not at one time, but at this share of all, at random."""
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -50,16 +59,26 @@ class _Armed:
         self._file = file
         self._faults = [Fault(**entry) for entry in json.loads(file.read_text())]
         self._reached = [0] * len(self._faults)
+        self._chance = random.Random(f"{file.name} {os.getpid()}")  # noqa: S311
         self._lock = threading.Lock()
 
-    def reach(self, name: str, of: str) -> None:
+    def reach(self, name: str, of: str) -> str:
+        spoils = ""
         for number, fault in enumerate(self._faults):
-            if fault.point == name and fnmatchcase(of, fault.of):
+            if not (fnmatchcase(name, fault.point) and fnmatchcase(of, fault.of)):
+                continue
+            if fault.share:
+                due = self._chance.random() < fault.share
+            else:
                 with self._lock:
                     self._reached[number] += 1
                     due = self._reached[number] == fault.hit
-                if due and self._is_first(number):
-                    self._strike(number, fault, of)
+                due = due and self._is_first(number)
+            if due:
+                spoils = self._strike(number, fault, of) or spoils
+            elif fault.seconds and fault.action in _ERRNOS and self._lasts(number, fault):
+                raise _error(fault, of)
+        return spoils
 
     def _is_first(self, number: int) -> bool:
         """Whether no other process had this fault."""
@@ -69,16 +88,20 @@ class _Armed:
             return False
         return True
 
-    def _strike(self, number: int, fault: Fault, of: str) -> None:
-        if fault.seconds and fault.action in {"kill", "term", "exit"}:
+    def _lasts(self, number: int, fault: Fault) -> bool:
+        began = Path(f"{self._file}.{number}")
+        return began.exists() and time.clock_gettime(time.CLOCK_REALTIME) - began.stat().st_mtime < fault.seconds
+
+    def _strike(self, number: int, fault: Fault, of: str) -> str:
+        if fault.seconds and fault.action in _DEATHS:
             timer = threading.Timer(fault.seconds, self._act, (number, fault, of))
             timer.daemon = True
             timer.start()
-        else:
-            self._act(number, fault, of)
+            return ""
+        return self._act(number, fault, of)
 
-    def _act(self, number: int, fault: Fault, of: str) -> None:
-        line = {"fault": number, **asdict(fault), "about": of, "pid": os.getpid(), "time": time.time()}
+    def _act(self, number: int, fault: Fault, of: str) -> str:
+        line = {"fault": number, **asdict(fault), "about": of, "pid": os.getpid(), "time": time.monotonic()}
         with open(f"{self._file}{LOG}", "a") as log:  # noqa: PTH123
             log.write(json.dumps(line) + "\n")
         match fault.action:
@@ -90,9 +113,21 @@ class _Armed:
                 os._exit(1)
             case "sleep":
                 time.sleep(fault.seconds)
+            case "clock":
+                before = time.time
+                time.time = lambda: before() + fault.seconds
+            case "oom":
+                raise sys.modules["torch"].OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            case action if action in SPOILS:
+                return action
             case _:
-                number = _ERRNOS[fault.action]
-                raise OSError(number, os.strerror(number), of)
+                raise _error(fault, of)
+        return ""
+
+
+def _error(fault: Fault, of: str) -> OSError:
+    number = _ERRNOS[fault.action]
+    return OSError(number, os.strerror(number), of)
 
 
 _armed: _Armed | None = _Armed(Path(os.environ[VARIABLE])) if VARIABLE in os.environ else None
@@ -104,18 +139,25 @@ def arm(file: Path | None) -> None:
     _armed = _Armed(file) if file else None
 
 
-def point(name: str, of: str = "") -> None:
+def armed() -> bool:
+    """Whether there are faults: then whatever is checked now and then is checked always."""
+    return _armed is not None
+
+
+def point(name: str, of: str = "") -> str:
     """A place where a fault may happen.
 
     Args:
         name: of the place.
         of: what it is about.
 
+    Returns:
+        What the caller is to spoil, one of `SPOILS`; mostly "".
+
     Raises:
-        OSError: as a fault.
+        OSError, torch.OutOfMemoryError: as a fault.
     """
-    if _armed is not None:
-        _armed.reach(name, of)
+    return _armed.reach(name, of) if _armed is not None else ""
 
 
 def write(file: BinaryIO, content: bytes, name: str, of: str) -> None:

@@ -38,6 +38,9 @@ from workers.weights import restored
 DIVERGED_LOSS = 1e3
 """A mean loss of an epoch above this many nats is divergence too: no network that says anything has it [ours]."""
 
+BOX_TOLERANCE = 1e-4
+"""How far outside [0, 1] rounding may bring an input."""
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -126,7 +129,8 @@ class Trainer:
                 yield self._end_epoch(recorder)
                 yield from self._select(recorder)
         except GeneratorExit:
-            self.save()
+            if self._is_finite():
+                self.save()
             raise
         return self.model
 
@@ -141,7 +145,7 @@ class Trainer:
         minutes = self.trial.training.checkpoint_minutes
         if minutes is None or self.next_batch == self.steps_per_epoch:
             return
-        if time.monotonic() - self._saved >= 60 * minutes:
+        if time.monotonic() - self._saved >= 60 * minutes and self._is_finite():
             self.save()
 
     def _step(self, number: int) -> None:
@@ -160,6 +164,8 @@ class Trainer:
         x, labels = self._batch(number // self.replays)
         self.model.train()
         x_adv = self.method.attack(self.model, x, labels, training.attack, random)
+        if number == 0 or faults.armed():  # once an epoch: looking waits for a GPU
+            self._check_in_box(x_adv)
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(x, x_adv, labels)
         if training.clip_gradient is not None:
@@ -173,6 +179,18 @@ class Trainer:
         self.sums += torch.stack(
             [loss.value.detach().double() * len(x), wrong.double(), wrong.new_tensor(len(x)).double()]
         )
+
+    def _check_in_box(self, x_adv: Tensor) -> None:
+        low, high = x_adv.detach().min().item(), x_adv.detach().max().item()
+        if low < -BOX_TOLERANCE or high > 1 + BOX_TOLERANCE:
+            raise ValueError(
+                f"the attack of '{self.trial.method.name}' made inputs from {low:g} to {high:g}: images are in [0, 1]"
+            )
+
+    def _is_finite(self) -> bool:
+        """Whether a checkpoint of this moment would be of use: one with NaN or infinities diverges for ever."""
+        floats = (tensor for tensor in self.model.state_dict().values() if tensor.is_floating_point())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in (self.sums, *floats))
 
     def _batch(self, index: int) -> tuple[Tensor, Labels]:
         """A batch of the running epoch as the regularisers make it; made once for all its replays."""
@@ -243,9 +261,8 @@ class Trainer:
                 f"training diverged in epoch {self.epoch}: mean loss {loss:g} "
                 f"(learning rate {self._learning_rate():g}; a loss above {DIVERGED_LOSS:g} or not finite ends a trial)"
             )
-        if broken := _not_finite(self.model):
-            # losses are taken before a step: without this, the last one would spoil the checkpoint too
-            raise DivergedError(f"training diverged in epoch {self.epoch}: after it, {broken} is not finite everywhere")
+        if not self._is_finite():
+            raise DivergedError(f"training diverged in epoch {self.epoch}: its steps left weights that are not finite")
         if recorder is not None:
             values = {
                 "train/loss": loss,
@@ -348,13 +365,6 @@ class Trainer:
         for part, held in zip(parts, state.get("parts", [{} for _ in parts]), strict=True):
             if isinstance(part, Stateful):
                 part.load_state_dict(held)
-
-
-def _not_finite(model: nn.Module) -> str | None:
-    """Name of a tensor of the state dict with a number that is none, or infinite; None where there is no such."""
-    tensors = [(name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
-    finite = torch.stack([tensor.isfinite().all() for _, tensor in tensors]).tolist()
-    return next((name for (name, _), good in zip(tensors, finite, strict=True) if not good), None)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -198,6 +198,7 @@ def evaluate(
     from orchestrator.cli.running import carry_out_where
     from orchestrator.cluster.request import Options, Request
     from orchestrator.evaluations import Changes, changed, measuring_plan
+    from orchestrator.local_copy import LocalCopy
     from orchestrator.recorded import open_sweep
 
     limits = Limits(max_concurrent, max_hours, priority)
@@ -205,7 +206,7 @@ def evaluate(
     evaluation = changed(file.sweep, Changes(measures, tuple(settings or ()), checkpoints, seed))
     store = existing_store(file)
     if dry_run:
-        runs = store.trial_runs(file.sweep.name)
+        runs = LocalCopy(file.sweep, store).confirmed_runs()
         show_cost(measuring_plan(file.sweep, evaluation, runs), runs, as_json)
         return
     options = Options(evaluation=evaluation, limits=limits, as_json=as_json)

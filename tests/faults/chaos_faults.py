@@ -1,13 +1,16 @@
-"""Which faults there are, some of them drawn from a seed, and what became of those that happened."""
+"""Which faults there are, and some of them drawn from a seed."""
 
 import json
 import random
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import median
-from typing import Any
 
-from workers.faults import LOG, Fault
+from chaos_acts import BETWEEN, CTRL_C, DATA_CHANGED, GROWN, KILLED, PREEMPTED, SECOND, TWICE, Act
+from chaos_scheduler import STEP
+from chaos_server import ERRORS, HANGS, LOCKED, LOST, SLOW, ServerFault
+from chaos_server import KILLED as SERVER_KILLED
+
+from workers.faults import Fault
 
 DIES = ("kill", "term", "exit")
 FAILS = ("enospc", "eio")
@@ -24,8 +27,9 @@ class Kind:
     hits: int = 1
     """Drawn from 1 to this."""
     of: str = "*"
-    delay: float = 0.0
-    """Seconds at most before the process dies."""
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """Between these: before the process dies; how long it lasts; how far a clock jumps."""
+    share: float = 0.0
 
 
 def _of_file(what: str, of: str, hits: int) -> list[Kind]:
@@ -50,9 +54,9 @@ WORKER = (
     Kind("journal line written, not yet sent", "append/after", DIES, 16, "*/journal.jsonl"),
     Kind("part of a measure done", "measure/part", DIES, 6),
     Kind("a measure done, its parts still there", "measure/kept", DIES, 5),
-    Kind("before a batch to MLflow", "mlflow/begin", (*DIES, *FAILS, "sleep"), 6),
-    Kind("metrics in MLflow, tags not", "mlflow/metrics", (*DIES, *FAILS, "sleep"), 6),
-    Kind("tags in MLflow, status not", "mlflow/tags", (*DIES, *FAILS, "sleep"), 6),
+    Kind("before a batch to MLflow", "mlflow/begin", (*DIES, *FAILS, "sleep"), 6, seconds=(0.05, 0.5)),
+    Kind("metrics in MLflow, tags not", "mlflow/metrics", (*DIES, *FAILS, "sleep"), 6, seconds=(0.05, 0.5)),
+    Kind("tags in MLflow, status not", "mlflow/tags", (*DIES, *FAILS, "sleep"), 6, seconds=(0.05, 0.5)),
     Kind("all in MLflow, run not yet closed", "mlflow/tags", DIES, 2, "finished"),
     Kind("batch in MLflow", "mlflow/sent", (*DIES, *FAILS), 6),
     Kind("trial just begun", "trial/running", DIES, 2),
@@ -65,24 +69,91 @@ DRIVER = (
     Kind("driver: run made, without parameters", "run/file", (*DIES, *FAILS), 4),
     Kind("driver: run made", "driver/run-made", (*DIES, *FAILS), 4),
     Kind("driver: half of sweep.json written", "file/half", (*DIES, *FAILS), 1, "*/sweep.json"),
-    Kind("driver: within 1 s of a trial's end", "driver/trial-end", DIES, 4, delay=1.0),
+    Kind("driver: within 1 s of a trial's end", "driver/trial-end", DIES, 4, seconds=(0.0, 1.0)),
     Kind("driver: all trials through", "driver/launched", (*DIES, *FAILS)),
     Kind("driver: before it closes the sweep's run", "driver/closing", (*DIES, *FAILS)),
 )
-BY_PLACE = {(kind.point, kind.of): kind.what for kind in (*WORKER, *DRIVER)}
+HOUR = 3600.0
+STORAGE = (
+    Kind("disk full for a while", "*/half", ("enospc",), 20, seconds=(0.3, 3)),
+    Kind("storage read-only for a while", "*/half", ("erofs",), 20, seconds=(0.3, 3)),
+    Kind("I/O error in 1 % of writes", "*/half", ("eio",), share=0.01),
+)
+NUMBERS = (
+    Kind("a weight becomes NaN", STEP, ("nan",), 9),
+    Kind("an infinite loss", STEP, ("inf",), 9),
+    Kind("GPU out of memory", STEP, ("oom",), 9),
+    Kind("an attack leaves [0, 1]", STEP, ("outside",), 9),
+)
+CLOCKS = (
+    Kind("worker's clock jumps forward", "train/epoch", ("clock",), 4, seconds=(HOUR, 30 * HOUR)),
+    Kind("worker's clock jumps back", "train/epoch", ("clock",), 4, seconds=(-30 * HOUR, -HOUR)),
+    Kind("driver's clock jumps forward", "driver/planned", ("clock",), seconds=(HOUR, 30 * HOUR)),
+    Kind("driver's clock jumps back", "driver/planned", ("clock",), seconds=(-30 * HOUR, -HOUR)),
+)
+KINDS = (*WORKER, *DRIVER, *STORAGE, *NUMBERS, *CLOCKS)
+OTHERS = (LOCKED, ERRORS, LOST, HANGS, SLOW, SERVER_KILLED, CTRL_C, TWICE, SECOND, KILLED, PREEMPTED, *BETWEEN)
+"""What is done from outside: to MLflow, by people, to a whole machine."""
+DURING = (CTRL_C, TWICE, SECOND, LOCKED)
 
 
-def drawn(seed: int, workers: int = 7, drivers: int = 3) -> list[Fault]:
-    """So many faults, a function of the seed."""
+@dataclass(frozen=True)
+class Drawn:
+    """What is to happen to one sweep."""
+
+    faults: list[Fault]
+    """At places in the code."""
+    acts: list[Act] = field(default_factory=list)
+    """From outside."""
+    server: list[ServerFault] | None = None
+    """To the server that it is recorded on; None where it is recorded in SQLite."""
+
+
+def drawn(seed: int) -> Drawn:
+    """Some faults, a function of the seed. Every fourth sweep is recorded on a server; of every eighth everything that
+    is at work dies again and again."""
     chance = random.Random(seed)
-    kinds = [*chance.choices(WORKER, k=workers), *chance.choices(DRIVER, k=drivers)]
-    return [_one(kind, chance) for kind in kinds]
+    faults = [_one(kind, chance) for kind in [*chance.choices(WORKER, k=4), *chance.choices(DRIVER, k=2)]]
+    faults += [_one(chance.choice(kinds), chance) for kinds in (STORAGE, CLOCKS) if chance.random() < 1 / 3]
+    faults += [_one(chance.choice(NUMBERS), chance)] if chance.random() < 1 / 2 else []
+    server = [_of_server(what, chance) for what in (LOST, *_server_kinds(chance))] if seed % 4 == 0 else None
+    if seed % 8 == 7:
+        acts = [Act(PREEMPTED, 0, chance.randint(15, 40), repeats=True)]
+    else:
+        acts = [_during(what, chance) for what in chance.sample(DURING, 2)]
+        acts += [act for number, what in enumerate(_between(chance)) for act in _killed_first(what, number, chance)]
+    return Drawn(faults, acts, server)
+
+
+def _server_kinds(chance: random.Random) -> list[str]:
+    return chance.choices((ERRORS, HANGS, SLOW, SERVER_KILLED), k=3)
+
+
+def _between(chance: random.Random) -> list[str]:
+    """What is done between drivers; a larger grid can only be the first, the data are changed at the end."""
+    found = chance.sample(list(BETWEEN), 2)
+    return sorted(found, key=lambda what: (what == DATA_CHANGED) - (what == GROWN))
+
+
+def _killed_first(what: str, number: int, chance: random.Random) -> list[Act]:
+    killed = Act(KILLED, number, chance.randint(5, 45))
+    return [killed, Act(what, number + 1, chance=chance.randrange(10**6))]
+
+
+def _during(what: str, chance: random.Random) -> Act:
+    seconds = round(chance.uniform(0.5, 8) if what == LOCKED else chance.uniform(0, 0.3), 2)
+    return Act(what, chance.randint(0, 1), chance.randint(0, 40), seconds)
+
+
+def _of_server(what: str, chance: random.Random) -> ServerFault:
+    return ServerFault(what, chance.randint(20, 200), 0.0 if what == LOST else round(chance.uniform(0.5, 4), 2))
 
 
 def _one(kind: Kind, chance: random.Random) -> Fault:
     action = chance.choice(kind.actions)
-    seconds = chance.uniform(0.05, 0.5) if action == "sleep" else round(chance.random() * kind.delay, 3)
-    return Fault(kind.point, action, kind.of, chance.randint(1, kind.hits), seconds)
+    lasts = action in {"sleep", "clock"} or kind in STORAGE or (kind.seconds[1] and action in DIES)
+    seconds = round(chance.uniform(*kind.seconds), 3) if lasts else 0.0
+    return Fault(kind.point, action, kind.of, chance.randint(1, kind.hits), seconds, kind.share)
 
 
 def write_faults(faults: list[Fault], file: Path) -> None:
@@ -90,125 +161,17 @@ def write_faults(faults: list[Fault], file: Path) -> None:
     file.write_text(json.dumps([asdict(fault) for fault in faults], indent=1))
 
 
-def struck(file: Path) -> list[dict[str, Any]]:
-    """Those that happened, in the order of time."""
-    return read_lines(Path(f"{file}{LOG}"))
+MENDED_FILE = Path(__file__).with_name("chaos_mended.json")
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """JSON lines; none where there is no file."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one fault."""
-
-    what: str
-    effect: str
-    """`dies`, `fails` or `stalls`."""
-    seconds: float | None
-    """Until the sweep was where it had been; None: never."""
-    batches: int
-    """Trained again because of it."""
-    epochs: float
-    """The same in epochs."""
-
-
-def outcomes(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Outcome]:
-    """Looks up in the events how each fault was recovered from.
-
-    A worker's fault is over when its trial stands where it stood; a driver's when a trial goes on under the next one,
-    or that one ends.
-    """
-    repeated = _repeated(events)
-    found = []
-    for number, fault in enumerate(faults):
-        effect = "dies" if fault["action"] in DIES else "fails" if fault["action"] in FAILS else "stalls"
-        lost = [one for one in repeated if one[3] == number]
-        found.append(
-            Outcome(
-                BY_PLACE[fault["point"], fault["of"]],
-                effect,
-                _seconds(fault, events),
-                sum(batches for _, batches, _, _ in lost),
-                max((batches / of_epoch for _, batches, of_epoch, _ in lost), default=0.0),
-            )
+def mended() -> dict[str, Drawn]:
+    """Faults that showed a mistake once, by the name of the seed that they were drawn from."""
+    found = json.loads(MENDED_FILE.read_text())
+    return {
+        name: Drawn(
+            [Fault(**fault) for fault in one.get("faults", [])],
+            [Act(**act) for act in one.get("acts", [])],
+            [ServerFault(**fault) for fault in one["server"]] if "server" in one else None,
         )
-    return found
-
-
-def _seconds(fault: dict[str, Any], events: list[dict[str, Any]]) -> float | None:
-    before = [event for event in events if event["time"] <= fault["time"]]
-    after = [event for event in events if event["time"] > fault["time"]]
-    own = [event for event in before if event["pid"] == fault["pid"] and "trial" in event]
-    if own:
-        trial, stood = own[-1]["trial"], _standing(own[-1])
-        ends = (event for event in after if event.get("trial") == trial and _standing(event) >= stood)
-        ends_or_over = [*ends][:1] or [event for event in after if event["event"] == "driver ended"][:1]
-    else:
-        drivers = [event["driver"] for event in before if event["event"] == "driver began"]
-        later = (event for event in after if event.get("driver", -1) > max(drivers))
-        ends_or_over = [event for event in later if event["event"] in {"step", "driver ended"}][:1]
-    return ends_or_over[0]["time"] - fault["time"] if ends_or_over else None
-
-
-def _standing(event: dict[str, Any]) -> tuple[int, int]:
-    """How far a trial was; measuring counts as one."""
-    if event["event"] == "begun":
-        return (0, -1)
-    if event["event"] == "done":
-        return (2, 0)
-    return (1, 0) if event["step"] is None else (0, event["step"])
-
-
-def _repeated(events: list[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
-    """Of each attempt that trained batches once more: trial, how many, batches in an epoch; the fault before it, of
-    this trial's worker or of a driver."""
-    reached: dict[str, int] = {}
-    seen: set[str] = set()
-    found = []
-    faults = 0
-    trial_of: dict[int, str] = {}
-    last: dict[str | None, int] = {}
-    for event in events:
-        if "trial" in event:
-            trial_of[event["pid"]] = event["trial"]
-        if event["event"] == "fault":
-            last[trial_of.get(event["pid"])] = faults
-            faults += 1
-        elif event["event"] == "step" and event["step"] is not None:
-            trial = event["trial"]
-            if event["attempt"] not in seen:
-                seen.add(event["attempt"])
-                # an attempt that begins at a checkpoint is first heard of after its next batch
-                again = reached.get(trial, 0) - (event["step"] - 1)
-                if again > 0:
-                    found.append((trial, again, event["of_epoch"], max(last.get(trial, -1), last.get(None, -1))))
-            reached[trial] = max(reached.get(trial, 0), event["step"])
-    return found
-
-
-def in_order(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Events and faults together, in the order of time."""
-    return sorted([*events, *({"event": "fault"} | fault for fault in faults)], key=lambda event: event["time"])
-
-
-def table(found: list[Outcome]) -> str:
-    """A line for each kind, as Markdown."""
-    columns = ("fault", "", "injected", "recovered", "s, median", "s, max", "batches repeated", "epochs, max")
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    places = list(dict.fromkeys(BY_PLACE.values()))
-    groups = sorted({(one.what, one.effect) for one in found}, key=lambda group: (places.index(group[0]), group[1]))
-    for group in groups:
-        lines.append(_line(*group, [one for one in found if (one.what, one.effect) == group]))
-    lines.append(_line("all", "", found))
-    return "\n".join(lines)
-
-
-def _line(what: str, effect: str, group: list[Outcome]) -> str:
-    seconds = [one.seconds for one in group if one.seconds is not None]
-    times = f"{median(seconds):.1f} | {max(seconds):.1f}" if seconds else "| "
-    epochs = max((one.epochs for one in group), default=0.0)
-    batches = sum(one.batches for one in group)
-    return f"| {what} | {effect} | {len(group)} | {len(seconds)} | {times} | {batches} | {epochs:.2g} |"
+        for name, one in found.items()
+    }

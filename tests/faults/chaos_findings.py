@@ -35,16 +35,22 @@ class Findings:
 
     Args:
         sweep: with absolute paths.
+        timed_twice: a trial was trained again from its beginning, so that MLflow also has how long it took at first.
     """
 
-    def __init__(self, sweep: Sweep) -> None:
-        self._sweep, self.store = sweep, Store.of(sweep)
+    def __init__(self, sweep: Sweep, timed_twice: bool = False) -> None:
+        self._sweep, self.store, self._timed_twice = sweep, Store.of(sweep), timed_twice
         self._client: MlflowClient = self.store.client
         self.contradictions: list[str] = []
 
     def all(self) -> dict[str, Any]:
         """The table, and of each trial what it recorded and what lies in its folder."""
-        runs = self._client.search_runs([self.store.experiment_id], run_view_type=ViewType.ALL, max_results=1000)
+        every = self._client.search_runs([self.store.experiment_id], run_view_type=ViewType.ALL, max_results=1000)
+        runs = [run for run in every if run.info.lifecycle_stage == "active"]
+        for run in every:
+            name, empty = run.data.tags.get("flatsweep.trial_id", "the sweep"), not run.data.metrics
+            self._expect(run in runs or empty, f"a run of {name} was deleted that was no empty twin")
+            self._expect(run.info.status != "RUNNING", f"a run of {name} is RUNNING")
         kinds = Counter(run.data.tags["flatsweep.kind"] for run in runs)
         ids = Counter(run.data.tags.get("flatsweep.trial_id", "the sweep") for run in runs)
         self._expect(max(ids.values()) == 1, f"several runs of one trial: {dict(ids)}")
@@ -76,9 +82,12 @@ class Findings:
         plain = set[tuple[str, int, float]]()
         for key in run.data.metrics:
             history = sorted((each.step, each.value) for each in self._client.get_metric_history(run.info.run_id, key))
-            if key != CHANGED:
+            if self._timed_twice and _is_time(key):
+                history = [*dict(history).items()]
+            elif key != CHANGED:
                 plain |= {(key, step, value) for step, value in history}
                 self._expect(len({step for step, _ in history}) == len(history), f"{trial_id}: {key} has {history}")
+            if key != CHANGED:
                 points[key] = [(step, "" if _is_time(key) else value.hex()) for step, value in history]
         self._compare_with_journal(trial_id, folder, run, plain)
         tags = {key: text for key, text in run.data.tags.items() if key.removeprefix("flatsweep.") not in VOLATILE_TAGS}
@@ -88,7 +97,7 @@ class Findings:
         self._expect(networks["newest"] == tags.get("flatsweep.weights"), f"{trial_id}: its weights are not recorded")
         return {
             "points": points,
-            "params": run.data.params,
+            "params": {key: text for key, text in run.data.params.items() if key != "data.path"},
             "tags": tags,
             "artifacts": self._artifacts(run.info.run_id),
             "networks": networks,
@@ -102,6 +111,7 @@ class Findings:
         records = Journal(folder).records
         self._expect(raw.count(b"\n") == len(records), f"{trial_id}: its journal has a damaged line")
         metrics = {(record.key, record.step, record.value) for record in records if record.kind == "metric"}
+        metrics = {one for one in metrics if not (self._timed_twice and _is_time(one[0]))}
         different = metrics ^ points
         self._expect(not different, f"{trial_id}: journal and MLflow differ in {sorted(different)}")
         tags = {f"flatsweep.{record.key}": record.text for record in records if record.kind in {"tag", "state"}}
@@ -128,8 +138,12 @@ class Findings:
         return found
 
     def _files(self, folder: Folder) -> list[str]:
+        """Their names; of the checkpoints the newest, as the one before may be of any moment."""
+        older = sorted(filter(layout.parse_checkpoint, (folder / layout.CHECKPOINTS).names()))[:-1]
+        self._expect(len(older) <= 1, f"{folder}: old checkpoints are left: {older}")
         names = [HASH.sub("", name) for name in folder.files() if not is_left_over(name) and not name.endswith(LOCK)]
-        return sorted(name for name in names if name != layout.ERROR)
+        gone = {layout.ERROR, *(f"{layout.CHECKPOINTS}/{HASH.sub('', name)}" for name in older)}
+        return sorted(name for name in names if name not in gone)
 
 
 def _weights(state: dict[str, torch.Tensor]) -> str:

@@ -1,11 +1,10 @@
 """What Ray Tune does for a sweep, in forked processes that start within a moment: the workers run the same actor.
 
-A process that has imported everything and opened nothing forks a driver, and a worker whenever that driver asks for
-one. The driver is `orchestrator.submit` as it is, but for its `launch`. A worker dies with its driver, a little later.
+The driver is `orchestrator.submit` as it is, but for its `launch`, which asks `chaos_drivers` for workers. A worker
+dies with its driver, a little later.
 """
 
 import contextlib
-import json
 import os
 import random
 import select
@@ -18,153 +17,58 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, partialmethod
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 import torch
+from chaos_processes import note, note_modules
 from rich.console import Console
 
 import orchestrator.submit
-from orchestrator import trainable
+from orchestrator import sink, trainable
 from orchestrator.addresses import without_secret
+from orchestrator.errors import UserError
 from orchestrator.launch import Outcome, _Stop, _with_teacher, stages
 from orchestrator.limits import Budget
-from orchestrator.plan import Entry, Plan
+from orchestrator.plan import Action, Entry, Plan
 from orchestrator.rounds import run_in_rounds
 from orchestrator.spec.loading import SweepFile
 from orchestrator.tracking import Store
 from orchestrator.tracking_place import tracking_uri
-from workers import assigned, faults, recorder
+from workers import assigned, faults, recorder, training
 from workers.training import Progress
 
 SLOTS = 2
 """Trials side by side."""
-TIMEOUT_SECONDS = 900.0
-"""Of a driver: one that takes longer hangs."""
 LINGER_SECONDS = 0.5
 """How long a worker may outlive its driver at most."""
-EVENTS = "events.jsonl"
-"""What happened when: where each trial stood, and when drivers began and ended."""
-
-
-MODULES = "modules.txt"
-"""Names of modules that were imported in its processes."""
-
-
-class HangError(Exception):
-    """A process did not end in time."""
-
-
-def note(folder: Path, **event: Any) -> None:
-    """Adds an event, with the time and this process, to those of a folder."""
-    line = json.dumps(event | {"time": time.time(), "pid": os.getpid()}) + "\n"
-    with (folder / EVENTS).open("a") as file:
-        file.write(line)
-
-
-def note_modules(folder: Path) -> None:
-    """Adds the names of the modules that this process has imported."""
-    with (folder / MODULES).open("a") as file:
-        file.write(" ".join([*sys.modules, ""]))
-
-
-def fork(function: Callable[[], int]) -> int:
-    """Runs a function in a new process, which ends with the code that it returns; returns its id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    process_id = os.fork()
-    if process_id:
-        return process_id
-    code = 1
-    try:
-        code = function()
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def run_driver(file: SweepFile, folder: Path, faults_file: Path | None, number: int) -> int:
-    """Forks a driver of the sweep and its workers; returns its exit code, negative for a signal.
-
-    Raises:
-        HangError: it, or a worker, does not end.
-    """
-    until = time.monotonic() + TIMEOUT_SECONDS
-    here, there = socket.socketpair()
-    serve = partial(_serve, folder, faults_file, number)
-
-    def drive() -> int:
-        here.close()
-        code = _drive(file, there, faults_file)
-        note_modules(folder)
-        return code
-
-    driver, workers = fork(drive), list[int]()
-    there.close()
-    with here:
-        while True:
-            ready, _, _ = select.select([here], [], [], max(0.0, until - time.monotonic()))
-            if not ready:
-                _end([driver, *workers])
-                raise HangError(f"driver {number} did not end within {TIMEOUT_SECONDS:g} s")
-            _, fds, _, _ = socket.recv_fds(here, 1, 1)
-            if not fds:
-                break
-            workers.append(fork(lambda: here.close() or serve(Connection(fds[0]))))  # noqa: B023  (called at once)
-            os.close(fds[0])
-    _, status = os.waitpid(driver, 0)
-    _reap(workers)
-    return os.waitstatus_to_exitcode(status)
-
-
-def _reap(workers: list[int]) -> None:
-    """Workers may still be dying when the next driver begins, as Ray's may; only the dead are collected."""
-    for worker in workers:
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(worker, os.WNOHANG)
-
-
-def _end(processes: list[int]) -> None:
-    for one in processes:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(one, signal.SIGKILL)
-
-
-def wait_for_children(seconds: float) -> None:
-    """Waits until every child of this process is dead.
-
-    Raises:
-        HangError: one is not.
-    """
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        try:
-            found, _ = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not found:
-            time.sleep(0.02)
-    raise HangError(f"a worker did not end within {seconds:g} s of its driver")
+FAILED, REFUSED, MISUSED = 3, 4, 2
+"""Exit codes of a driver: trials failed, another driver is at work, another mistake of a user or store out of reach."""
 
 
 # the driver
 
 
-def _drive(file: SweepFile, forker: socket.socket, faults_file: Path | None) -> int:
+def drive(file: SweepFile, folder: Path, forker: socket.socket, faults_file: Path | None, rerun: bool) -> int:
+    """One submit, or one rerun of what has failed, in this process; returns its exit code."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     faults.arm(faults_file)
     orchestrator.submit.launch = partial(_launch, forker)
-    done = orchestrator.submit.submit(file, Console(width=200))
+    prepare = orchestrator.submit.rerun_failed(frozenset(), None, False) if rerun else None
+    try:
+        done = orchestrator.submit.submit(file, Console(width=200), prepare=prepare)
+    except UserError as error:
+        print(f"error: {error}")
+        return REFUSED if "is being run by" in str(error) else MISUSED
     left = [entry for entry in (*done.after.teachers, *done.after.entries) if entry.action != "done"]
     for entry in left:
         print(f"left: {entry.trial_id} {entry.action}: {entry.reason}")
-    return 1 if left else 0
+    failed = [entry for entry in left if entry.action is Action.FAILED]
+    for entry in failed:
+        note(folder, event="failed", trial_id=entry.trial_id, error_class=entry.run.error_class if entry.run else "")
+    return FAILED if failed else 1 if left or rerun else 0
 
 
 class _AlwaysOurTurn:
@@ -296,14 +200,17 @@ class _Round:
 # a worker
 
 
-def _serve(folder: Path, faults_file: Path | None, number: int, driver: Connection) -> int:
+def serve(folder: Path, faults_file: Path | None, number: int, driver: Connection) -> int:
     """Does what the driver says until it says `end`, as Ray does with an actor."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ray's workers have it
     faults.arm(faults_file)
     recorder.RETRY_SECONDS = (0.05, 0.2, 1.0)
     trainable.SLICE_SECONDS = 0.2
     threading.Thread(target=_die_with, args=(driver.fileno(),), daemon=True).start()
     assigned.assigned_steps = partial(_noted, assigned.assigned_steps, folder, number)
+    sink.RunSink.send = partialmethod(_sent, sink.RunSink.send, folder)
+    training.Trainer._seeded_step = partialmethod(_spoilt, training.Trainer._seeded_step)
     actor: trainable.TrialActor | None = None
     while True:
         try:
@@ -362,6 +269,27 @@ def _noted(
         steps.close()
 
 
-def one_thread() -> None:
-    """Before anything is computed: a process that has started threads to compute in must not fork."""
-    torch.set_num_threads(1)
+def _sent(self: sink.RunSink, original: Callable[..., None], folder: Path, records: Any) -> None:
+    original(self, records)
+    note(folder, event="sent")
+
+
+STEP = "step"
+"""The one fault point that is here: before a training step, about the trial's id."""
+
+
+def _spoilt(self: training.Trainer, original: Callable[..., None], number: int, random: torch.Generator) -> None:
+    """A training step with wrong numbers, if they are due."""
+    how = faults.point(STEP, self.trial.trial_id)
+    attack = self.method.attack
+    if how == "nan":
+        next(self.model.parameters()).data.view(-1)[0] = torch.nan
+    if how == "outside":
+        self.method.attack = lambda *given: attack(*given) + 1.5  # type: ignore[method-assign]
+    try:
+        original(self, number, random)
+    finally:
+        if how == "outside":
+            del self.method.attack
+    if how == "inf":
+        self.sums[0] = torch.inf

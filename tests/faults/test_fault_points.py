@@ -1,19 +1,25 @@
 """The fault points themselves: a fault happens once over all processes, as it says, and is logged."""
 
 import errno
+import fnmatch
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_faults import DRIVER, WORKER, drawn, outcomes
+import torch
+from chaos_faults import CLOCKS, DRIVER, STORAGE, WORKER, drawn
+from chaos_outcomes import outcomes, repeated_too_much, wrong_failures
 
 from workers import faults
+from workers.failures import ErrorClass, classify
 from workers.faults import Fault
 from workers.storage import Folder
 
@@ -65,6 +71,48 @@ def test_a_write_that_fails_leaves_the_old_content(armed: Any, tmp_path: Path, a
     assert (line["point"], line["about"], line["pid"]) == ("file/half", f"{tmp_path}/f/x.pt", os.getpid())
 
 
+def test_a_disk_that_is_read_only_for_a_while(armed: Any, tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path / "f"))
+    file = armed(Fault("*/half", "erofs", seconds=0.4))
+    for write in (folder.write, folder.append, folder.write):
+        with pytest.raises(OSError) as raised:
+            write("x", b"content")
+        assert raised.value.errno == errno.EROFS
+    time.sleep(0.5)
+    folder.write("x", b"content")
+    assert folder.read("x") == b"content"
+    assert len(log(file)) == 1  # it is one fault
+
+
+def test_a_share_of_all_writes_fails(armed: Any, tmp_path: Path) -> None:
+    file = armed(Fault("*/half", "eio", share=0.2))
+    failed = 0
+    for _ in range(200):
+        try:
+            Folder(str(tmp_path)).append("x", b"line\n")
+        except OSError as error:
+            failed += error.errno == errno.EIO
+    assert 15 < failed < 70  # 40 expected, 5.7 standard deviation
+    assert failed == len(log(file))
+
+
+def test_a_clock_that_jumps(armed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", time.time)  # so that it is put back
+    armed(Fault("a", "clock", hit=2, seconds=-7200))
+    faults.point("a")
+    assert abs(time.time() - time.clock_gettime(time.CLOCK_REALTIME)) < 60
+    faults.point("a")
+    assert abs(time.time() + 7200 - time.clock_gettime(time.CLOCK_REALTIME)) < 60
+
+
+def test_what_a_point_leaves_to_its_caller(armed: Any) -> None:
+    armed(Fault("step", "nan", "t1", hit=2), Fault("step", "oom", "t2"))
+    assert [faults.point("step", of) for of in ("t1", "t3", "t1", "t1")] == ["", "", "nan", ""]
+    with pytest.raises(torch.OutOfMemoryError) as raised:
+        faults.point("step", "t2")
+    assert classify(raised.value) is ErrorClass.OUT_OF_MEMORY
+
+
 def test_half_of_the_bytes_are_there_when_the_writer_dies(armed: Any, tmp_path: Path) -> None:
     file = armed(Fault("append/half", "kill"))
     code = f"from workers.storage import Folder; Folder({str(tmp_path)!r}).append('j', b'0123456789')"
@@ -90,8 +138,9 @@ def test_an_unknown_action_is_refused() -> None:
 
 def test_every_point_that_is_drawn_is_in_the_code() -> None:
     source = "".join(path.read_text() for part in ("workers", "orchestrator") for path in (ROOT / part).rglob("*.py"))
-    points = {kind.point for kind in (*WORKER, *DRIVER)}
-    assert [point for point in sorted(points) if f'"{point}"' not in source] == []
+    named = re.findall(r'faults\.(?:point|write)\([^"]*"([^"]+)"', source)
+    points = {kind.point for kind in (*WORKER, *DRIVER, *STORAGE, *CLOCKS)}
+    assert [point for point in sorted(points) if not fnmatch.filter(named, point)] == []
 
 
 def test_faults_are_a_function_of_the_seed() -> None:
@@ -105,9 +154,26 @@ def test_what_a_fault_cost_is_read_from_the_events() -> None:
         shared = {"event": "step", "trial": "t", "driver": 0, "of_epoch": 5}
         return shared | {"time": time, "pid": pid, "attempt": attempt, "step": step}
 
-    fault = {"point": "train/batch", "action": "kill", "of": "*", "pid": 8, "time": 7.5}
+    fault = {"point": "train/batch", "action": "kill", "of": "*", "pid": 8, "time": 7.5, "about": ""}
     events = [event(step, 8, "first", step) for step in range(1, 8)]
     events += [{"event": "fault"} | fault]
     events += [event(10 + step, 9, "second", step) for step in range(6, 11)]
     (found,) = outcomes([fault], events)
     assert (found.effect, found.seconds, found.batches, found.epochs) == ("dies", 17 - 7.5, 2, 0.4)
+    assert repeated_too_much([fault], events) == []
+    events[-5:] = [event(11 + step, 9, "second", step) for step in range(1, 11)]
+    assert repeated_too_much([fault], events) == ["t: 1.4 epochs were trained again, not 1 at most"]
+    removed = fault | {"point": "outside", "of": "a trial's folder removed"}
+    assert repeated_too_much([removed], events) == []
+
+
+def test_failures_that_nothing_explains_are_found() -> None:
+    fault = {"point": "step", "action": "nan", "of": "*", "pid": 8, "time": 2.0, "about": "t"}
+    failed = {"event": "failed", "trial_id": "t", "error_class": "diverged", "time": 3.0}
+    ended = {"event": "driver ended", "time": 4.0}
+    assert wrong_failures([fault], [failed, ended]) == []
+    assert len(wrong_failures([fault], [failed | {"trial_id": "u"}, ended])) == 1
+    assert len(wrong_failures([fault], [failed | {"error_class": "code_error"}, ended])) == 1
+    again = {"event": "begun", "trial": "t", "time": 2.5}
+    assert len(wrong_failures([fault], [again, failed, ended])) == 1
+    assert wrong_failures([fault], [failed, ended, again | {"time": 5.0}]) == []

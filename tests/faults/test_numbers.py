@@ -69,7 +69,7 @@ def ended(folder: Folder) -> tuple[dict[str, float], str]:
 CASES: dict[str, tuple[Callable[[Trainer], None], ErrorClass, str]] = {
     "nan in a weight": (spoil(float("nan"), 0), ErrorClass.DIVERGED, "mean loss nan"),
     "inf in a weight": (spoil(float("inf"), 1), ErrorClass.DIVERGED, "mean loss nan"),
-    "nan after the last step of an epoch": (spoil(float("nan"), 2), ErrorClass.DIVERGED, "is not finite everywhere"),
+    "nan after the last step of an epoch": (spoil(float("nan"), 2), ErrorClass.DIVERGED, "weights that are not finite"),
     "a loss that is infinite": (infinite, ErrorClass.DIVERGED, "mean loss"),
     "memory of the GPU": (run_out, ErrorClass.OUT_OF_MEMORY, "CUDA out of memory"),
 }

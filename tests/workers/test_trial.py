@@ -228,6 +228,44 @@ def test_divergence(tmp_path: Path) -> None:
     assert (last.kind, last.text) == ("state", "failed")
 
 
+def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
+    """A memory that fails tips a bit: the trial fails, and its next attempt gives what it would have given."""
+    spec, folder = trial("at", epochs=2), Folder(str(tmp_path / "a"))
+    expected = drain(trial_steps(spec, None, Folder(str(tmp_path / "b"))))
+    for stopped in (True, False):  # in mid-epoch, and at its end
+        trainer = Trainer(spec, splits_module.load_splits(spec.data, CPU), folder / layout.CHECKPOINTS, CPU)
+        steps = trainer.run()
+        next(steps)
+        next(trainer.model.parameters()).data.view(-1)[3] = float("nan")
+        if stopped:
+            steps.close()
+        else:
+            with pytest.raises(DivergedError, match="epoch 0"):
+                drain(steps)
+        assert (folder / layout.CHECKPOINTS).names() == []
+    # after an epoch's last step its loss says nothing of the weights
+    trainer = Trainer(spec, trainer.splits, folder / layout.CHECKPOINTS, CPU)
+    steps = trainer.run()
+    while next(steps).batch < trainer.steps_per_epoch:
+        pass
+    next(trainer.model.parameters()).data.view(-1)[3] = float("inf")
+    with pytest.raises(DivergedError, match="weights that are not finite"):
+        drain(steps)
+    assert (folder / layout.CHECKPOINTS).names() == []
+    assert drain(trial_steps(spec, None, folder)) == expected
+    assert tags(folder)["weights"] == tags(Folder(str(tmp_path / "b")))["weights"]
+
+
+def test_an_attack_that_leaves_the_box_is_noticed(tmp_path: Path) -> None:
+    spec, folder = trial("at", epochs=2), Folder(str(tmp_path))
+    trainer = Trainer(spec, splits_module.load_splits(spec.data, CPU), folder, CPU)
+    attack = trainer.method.attack
+    trainer.method.attack = lambda *given: attack(*given) * 1.001 + 0.001  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match=r"the attack of 'at' made inputs from 0.* to 1\.00\d+: images are in"):
+        drain(trainer.run())
+    assert folder.names() == []
+
+
 def test_changed_data_are_refused(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {

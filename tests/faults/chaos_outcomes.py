@@ -1,0 +1,192 @@
+"""What became of the faults that happened: when the sweep was where it had been, and what was trained once more."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from chaos_acts import AGAIN, DATA_CHANGED, SECOND
+from chaos_faults import CLOCKS, DIES, FAILS, KINDS, OTHERS
+from chaos_processes import read_lines
+from chaos_server import ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW
+
+from workers.faults import LOG
+
+KILLS_NOBODY = {ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW, SECOND, *(kind.what for kind in CLOCKS)}
+PLACES = list(dict.fromkeys([*(kind.what for kind in KINDS), *OTHERS]))
+
+
+def what_of(fault: dict[str, Any]) -> str:
+    """The fault, in words."""
+    if fault["point"] == "outside":
+        return str(fault["of"])
+    kinds = [kind for kind in KINDS if (kind.point, kind.of) == (fault["point"], fault["of"])]
+    fits = [kind for kind in kinds if fault["action"] in kind.actions]
+    if fault["action"] == "clock":
+        fits = [kind for kind in fits if (kind.seconds[0] < 0) == (fault["seconds"] < 0)]
+    return fits[0].what
+
+
+def _effect(fault: dict[str, Any]) -> str:
+    if fault["point"] in {"outside", "*/half"}:
+        return ""
+    effects = dict.fromkeys(DIES, "dies") | dict.fromkeys(FAILS, "fails") | {"sleep": "stalls"}
+    return effects.get(fault["action"], "")
+
+
+def struck(file: Path) -> list[dict[str, Any]]:
+    """The faults that happened, in the order of time."""
+    return sorted(read_lines(Path(f"{file}{LOG}")), key=lambda fault: fault["time"])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one fault."""
+
+    what: str
+    effect: str
+    """`dies`, `fails` or `stalls`."""
+    seconds: float | None
+    """Until the sweep was where it had been; None: never."""
+    batches: int
+    """Trained again because of it."""
+    epochs: float
+    """The same in epochs."""
+
+
+def outcomes(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Outcome]:
+    """Looks up in the events how each fault was recovered from.
+
+    A worker's fault is over when its trial stands where it stood; one that kills a driver when a trial goes on under
+    the next one, or that one ends; one that kills nobody when it no longer lasts and records arrive or a trial goes on.
+    """
+    repeated = _repeated(events)
+    found = []
+    for number, fault in enumerate(faults):
+        lost = [one for one in repeated if one[3] == number]
+        found.append(
+            Outcome(
+                what_of(fault),
+                _effect(fault),
+                _seconds(fault, events),
+                sum(batches for _, batches, _, _ in lost),
+                max((batches / of_epoch for _, batches, of_epoch, _ in lost), default=0.0),
+            )
+        )
+    return found
+
+
+def _seconds(fault: dict[str, Any], events: list[dict[str, Any]]) -> float | None:
+    before = [event for event in events if event["time"] <= fault["time"]]
+    after = [event for event in events if event["time"] > fault["time"]]
+    over = [event for event in after if event["event"] == "driver ended"][:1]
+    own = [event for event in before if event["pid"] == fault["pid"] and "trial" in event]
+    if what_of(fault) in KILLS_NOBODY:
+        until = fault["time"] + (fault["seconds"] if fault["action"] != "clock" else 0.0)
+        ends = (event for event in after if event["event"] in {"sent", "step"} and event["time"] >= until)
+        ends_or_over = [*ends][:1] or over
+    elif own:
+        trial, stood = own[-1]["trial"], _standing(own[-1])
+        ends = (event for event in after if event.get("trial") == trial and _standing(event) >= stood)
+        ends_or_over = [*ends][:1] or over
+    else:
+        drivers = [event["driver"] for event in before if event["event"] == "driver began"]
+        later = (event for event in after if event.get("driver", -1) > max(drivers))
+        ends_or_over = [event for event in later if event["event"] in {"step", "driver ended"}][:1] or over
+    return ends_or_over[0]["time"] - fault["time"] if ends_or_over else None
+
+
+def _standing(event: dict[str, Any]) -> tuple[int, int]:
+    """How far a trial was; measuring counts as one."""
+    if event["event"] == "begun":
+        return (0, -1)
+    if event["event"] == "done":
+        return (2, 0)
+    return (1, 0) if event["step"] is None else (0, event["step"])
+
+
+def _repeated(events: list[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
+    """Of each attempt that trained batches once more: trial, how many, batches in an epoch; the fault before it, of
+    this trial's worker or of a driver."""
+    reached: dict[str, int] = {}
+    seen: set[str] = set()
+    found = []
+    faults = 0
+    trial_of: dict[int, str] = {}
+    last: dict[str | None, int] = {}
+    for event in events:
+        if "trial" in event:
+            trial_of[event["pid"]] = event["trial"]
+        if event["event"] == "fault":
+            last[trial_of.get(event["pid"])] = faults
+            faults += 1
+        elif event["event"] == "step" and event["step"] is not None:
+            trial = event["trial"]
+            if event["attempt"] not in seen:
+                seen.add(event["attempt"])
+                # an attempt that begins at a checkpoint is first heard of after its next batch
+                again = reached.get(trial, 0) - (event["step"] - 1)
+                if again > 0:
+                    found.append((trial, again, event["of_epoch"], max(last.get(trial, -1), last.get(None, -1))))
+            reached[trial] = max(reached.get(trial, 0), event["step"])
+    return found
+
+
+def in_order(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Events and faults together, in the order of time."""
+    return sorted([*events, *({"event": "fault"} | fault for fault in faults)], key=lambda event: event["time"])
+
+
+def table(found: list[Outcome]) -> str:
+    """A line for each kind, as Markdown."""
+    columns = ("fault", "", "injected", "recovered", "s, median", "s, max", "batches repeated", "epochs, max")
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    groups = sorted({(one.what, one.effect) for one in found}, key=lambda group: (PLACES.index(group[0]), group[1]))
+    for group in groups:
+        lines.append(_line(*group, [one for one in found if (one.what, one.effect) == group]))
+    lines.append(_line("all", "", found))
+    return "\n".join(lines)
+
+
+def _line(what: str, effect: str, group: list[Outcome]) -> str:
+    seconds = [one.seconds for one in group if one.seconds is not None]
+    times = f"{median(seconds):.1f} | {max(seconds):.1f}" if seconds else "| "
+    epochs = max((one.epochs for one in group), default=0.0)
+    batches = sum(one.batches for one in group)
+    return f"| {what} | {effect} | {len(group)} | {len(seconds)} | {times} | {batches} | {epochs:.2g} |"
+
+
+def repeated_too_much(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[str]:
+    """Trials that were trained more often than what had happened until then excuses."""
+    found = []
+    for trial, batches, of_epoch, number in _repeated(events):
+        most = max([1.0, *(AGAIN.get(what_of(fault), 1.0) for fault in faults[: number + 1])])
+        if batches > most * of_epoch:
+            found.append(f"{trial}: {batches / of_epoch:g} epochs were trained again, not {most:g} at most")
+    return found
+
+
+CLASSES = {"nan": "diverged", "inf": "diverged", "oom": "out_of_memory", "outside": "code_error"}
+
+
+def wrong_failures(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[str]:
+    """Failures of another class than what made them, or of trials that nothing happened to; trials that went on after
+    a failure without being asked to; wrong numbers that went unnoticed."""
+    found = []
+    failures = [event for event in events if event["event"] == "failed"]
+    data_changed = any(fault["of"] == DATA_CHANGED for fault in faults)
+    for event in failures:
+        spoilt = {
+            CLASSES[fault["action"]]
+            for fault in faults
+            if fault["action"] in CLASSES and fault["about"] == event["trial_id"]
+        }
+        if event["error_class"] not in spoilt | ({"bad_data"} if data_changed else set()):
+            found.append(f"{event['trial_id']} failed as {event['error_class']}, which nothing explains")
+    for fault in faults:
+        if fault["action"] in CLASSES:
+            ended = [event for event in events if event["event"] == "driver ended" and event["time"] > fault["time"]]
+            begun = [event for event in events if event["event"] == "begun" and event["trial"] == fault["about"]]
+            if again := [one for one in begun if ended and fault["time"] < one["time"] < ended[0]["time"]]:
+                found.append(f"{fault['about']} was tried {len(again)} times more after: {what_of(fault)}")
+    return found
