@@ -71,6 +71,9 @@ bench: $(STAMP) $(PEERS)
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/trial_overhead.py
+	$(BIN)/python benchmarks/first_trial.py
+	$(BIN)/python benchmarks/driver.py
+	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/fault_points.py
 
