@@ -102,7 +102,8 @@ def sweep_status(file: SweepFile, open_store: Callable[[], Store], evaluation: s
     now_ms = int(time.time() * 1000)
     unsent = noted(root) if root is not None else {}
     trials = one_per_trial(table)
-    waits = trial_waits(file.sweep, trials.to_dict("records"), unsent, alive, now_ms)
+    states = dict(zip(map(str, trials["trial_id"]), map(str, trials["state"]), strict=True))
+    waits = trial_waits(file.sweep, states, unsent, alive, now_ms)
     table["waits_for"] = [waits.get(str(trial_id), "") for trial_id in table["trial_id"]]
     counts = {str(state): int(count) for state, count in trials["state"].value_counts().items()}
     return Status(table, counts, alive, problem, Queue.of(unsent.values(), now_ms), _repeated(trials, root))

@@ -105,6 +105,7 @@ def submit(
             session.warm_up(new)
         say(f"reading {shown(tracking_uri(sweep))}")
         store = Store.of(sweep)
+        store.check_place()
         runs = confirmed_runs(sweep, store)
         whole = without_twins(store, runs)
         if close_orphans(store, sweep, runs=whole) or whole != runs:

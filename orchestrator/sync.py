@@ -96,6 +96,7 @@ def sync(file: SweepFile, *, dry_run: bool = False, say: Callable[[str], None] =
         return done
     with driver_lock(sweep):
         store = Store.of(sweep)
+        store.check_place()
         store.prepare()
         _Sync(file, store, done, say).run()
     return done

@@ -11,13 +11,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.addresses import is_database, is_server
+from orchestrator.addresses import is_database, is_server, shown
 from orchestrator.errors import StoreError
 from orchestrator.run_content import RunContent
 from orchestrator.serving.database import schema_problem
 from orchestrator.spec.base import digest
 from orchestrator.spec.sweep import NAME_PATTERN, Evaluation, Sweep, Trial
-from orchestrator.tracking_place import artifacts_uri, database_file, database_problem, reached, tracking_uri
+from orchestrator.tracking_place import (
+    artifacts_uri,
+    database_file,
+    database_problem,
+    local_path,
+    reached,
+    tracking_uri,
+)
 from orchestrator.trial_run import TrialRun
 from orchestrator.versions import source_tags
 from workers import faults
@@ -50,6 +57,7 @@ class Store:
             self.client = MlflowClient(tracking_uri=uri)
             found = self.client.get_experiment_by_name(experiment)
         self.experiment_id: str | None = found.experiment_id if found else None
+        self._artifacts_recorded = str(found.artifact_location) if found else ""
 
     @classmethod
     def of(cls, sweep: Sweep) -> "Store":
@@ -83,6 +91,21 @@ class Store:
                 served = is_server(self.uri) or self.uri.startswith("databricks")
                 place = None if served else f"{self._artifacts}/{_folder_name(self.experiment)}"
                 self.experiment_id = self.client.create_experiment(self.experiment, artifact_location=place)
+
+    def check_place(self) -> None:
+        """Refuses a store whose artifacts were moved: MLflow would make new ones where they were before.
+
+        Raises:
+            StoreError: the folder that it has on record is gone, and is where the sweep is now.
+        """
+        wanted = f"{self._artifacts}/{_folder_name(self.experiment)}"
+        here, recorded = local_path(wanted), local_path(self._artifacts_recorded)
+        if here and recorded and here != recorded and here.is_dir() and not recorded.exists():
+            raise StoreError(
+                f"tracking: the storage was moved: {shown(self.uri)} has its artifacts in {recorded}, which is gone; "
+                f"they are in {here} now. MLflow cannot change that: rename the database's file, and `flatsweep sync` "
+                "makes it again from the journals"
+            )
 
     def trial_runs(self, sweep_name: str) -> list[TrialRun]:
         """All trial runs of a sweep, oldest first; runs deleted in MLflow are not among them."""

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 from orchestrator.addresses import hidden, shown, with_driver
 from orchestrator.errors import StoreError, UserError
@@ -40,6 +41,11 @@ def artifacts_uri(sweep: Sweep, database: Path | None) -> str:
 def database_file(uri: str) -> Path | None:
     """The file of an SQLite tracking URI; None for any other."""
     return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a file: URI; None for any other."""
+    return Path(unquote(uri.removeprefix("file://"))) if uri.startswith("file:///") else None
 
 
 def database_problem(file: Path) -> str | None:

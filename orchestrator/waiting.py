@@ -1,8 +1,7 @@
 """What a sweep waits for, in words: for a tracking store that takes no records, for a free place, for a teacher."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.spec.sweep import Sweep
 from workers.unsent import Unsent
@@ -44,18 +43,17 @@ class Queue:
 
 
 def trial_waits(
-    sweep: Sweep, rows: Sequence[Mapping[str, Any]], unsent: Mapping[str, Unsent], alive: bool, now_ms: int
+    sweep: Sweep, states: Mapping[str, str], unsent: Mapping[str, Unsent], alive: bool, now_ms: int
 ) -> dict[str, str]:
     """By trial id what a trial waits for; trials that wait for nothing, or for nobody but their user, are left out.
 
     Args:
         sweep: of the trials.
-        rows: one for each trial, with its `trial_id` and `state`.
+        states: by trial id.
         unsent: what waits to be sent.
         alive: whether a driver is at work.
         now_ms: the time, in ms since 1970.
     """
-    states = {str(row["trial_id"]): str(row["state"]) for row in rows}
     teachers = {trial.trial_id: trial.teacher.trial_id for trial in sweep.trials() if trial.teacher} if alive else {}
     found = {}
     for trial_id, state in states.items():

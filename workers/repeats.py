@@ -7,7 +7,7 @@ torch.
 import contextlib
 import time
 from collections.abc import Generator, Iterator
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from workers.failures import StorageError
 from workers.journal import Journal
@@ -19,6 +19,8 @@ FILE = "progress.json"
 COST = "cost/repeated_seconds"
 LOCAL_SECONDS, REMOTE_SECONDS = 1.0, 15.0
 """Between two notes, in a local folder and on an object store: so much of a loss may not be counted."""
+MOST = 1e9
+"""A note with a larger number is damaged: thirty years of seconds, and more epochs than anybody trains."""
 _T = TypeVar("_T")
 
 
@@ -46,12 +48,12 @@ class Repeats:
         """Of training that were, or are to be, done once more, in this attempt and those before."""
         if folder.exists(FILE):
             with contextlib.suppress(ValueError):  # cut short by a crash of the machine: nothing is known
-                said = _read(folder)
+                noted = _read(folder)
                 recorded = {r.step: r.value for r in journal.records if r.key == "train/seconds"}
-                epochs = range(training.epoch + 1, said["epoch"] + 1)
+                epochs = range(training.epoch + 1, noted.epoch + 1)
                 lost = sum(recorded.get(epoch, 0.0) for epoch in epochs) - training.seconds
-                lost += said["seconds"] if said["epoch"] >= training.epoch else 0.0
-                self.seconds = said["repeated"] + max(0.0, lost)
+                lost += noted.seconds if noted.epoch >= training.epoch else 0.0
+                self.seconds = noted.repeated + max(0.0, lost)
 
     def watched(self, steps: Generator[_T, None, object]) -> Iterator[_T]:
         """The steps of training, with a note now and then; closing it closes them."""
@@ -78,13 +80,23 @@ class Repeats:
         self._folder.jot(FILE, sealed(content))
 
 
+class _Noted(NamedTuple):
+    epoch: int
+    seconds: float
+    repeated: float
+
+
 def repeated_so_far(folder: Folder) -> float:
     """Seconds that a trial which is not trained yet has repeated, as far as its storage says."""
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return float(_read(folder)["repeated"])
+        return _read(folder).repeated
     return 0.0
 
 
-def _read(folder: Folder) -> dict[str, float]:
+def _read(folder: Folder) -> _Noted:
     """Raises ValueError where the note is damaged."""
-    return unsealed(folder.read(FILE), epoch=int, seconds=(int, float), repeated=(int, float))
+    said = unsealed(folder.read(FILE), epoch=int, seconds=(int, float), repeated=(int, float))
+    noted = _Noted(said["epoch"], said["seconds"], said["repeated"])
+    if not all(0 <= number < MOST for number in noted):
+        raise ValueError("a number is out of range")
+    return noted

@@ -114,7 +114,7 @@ class Trainer:
         """Trains to the end; yields after every step. Closing the generator saves a checkpoint in mid-epoch.
 
         Raises:
-            DivergedError: the loss is not finite or beyond `DIVERGED_LOSS`.
+            DivergedError: the loss is not finite or beyond `DIVERGED_LOSS`, or the weights are not finite.
         """
         try:
             # an epoch's network is looked at when its checkpoint is there, so that a stop meanwhile costs nothing

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "unsent"
 _SUFFIX = ".json"
-MAX_REASON = 300
+MAX_REASON, MAX_DEPTH = 300, 20
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,15 @@ class Unsent:
 
 
 def plain_reason(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception in one line: what the system said, which lies below the words of several libraries.
+
+    What somebody has hidden, by raising another exception from None, stays hidden.
+    """
+    for _ in range(MAX_DEPTH):
+        below = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if below is None:
+            break
+        error = below
     return (str(error).splitlines() or [""])[0][:MAX_REASON] or type(error).__name__
 
 
@@ -59,9 +67,16 @@ def noted(sweep_folder: Folder) -> dict[str, Unsent]:
     for name in place.names():
         if name.endswith(_SUFFIX) and not name.startswith("."):
             with contextlib.suppress(FileNotFoundError, ValueError):  # sent meanwhile; damaged
-                said = unsealed(place.read(name), records=int, since_ms=int, reason=str)
-                found[name.removesuffix(_SUFFIX)] = Unsent(said["records"], said["since_ms"], said["reason"])
+                found[name.removesuffix(_SUFFIX)] = _read(place.read(name))
     return found
+
+
+def _read(content: bytes) -> Unsent:
+    """Raises ValueError where it is no note."""
+    said = unsealed(content, records=int, since_ms=int, reason=str)
+    if not all(0 <= said[key] < 2**53 for key in ("records", "since_ms")):
+        raise ValueError("a number is out of range")
+    return Unsent(said["records"], said["since_ms"], (said["reason"].splitlines() or [""])[0][:MAX_REASON])
 
 
 def _name(trial_folder: Folder) -> str:

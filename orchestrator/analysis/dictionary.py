@@ -102,7 +102,9 @@ def groups(table: pd.DataFrame, measures: Sequence[Measure]) -> list[Group]:
 
 def page() -> str:
     """docs/table.md: the columns of every table, and those of every measure with its default settings."""
-    costs = columns_of(("cost_train_seconds", "cost_robustness_seconds", "cost_robustness_passes"), ())
+    costs = columns_of(
+        ("cost_train_seconds", "cost_repeated_seconds", "cost_robustness_seconds", "cost_robustness_passes"), ()
+    )
     fixed = {
         SETTING: [OF_SEVERAL, *SETTINGS.values()],
         STATE: STATES.values(),

@@ -1,7 +1,8 @@
-"""Runs fuzz targets: `python -m tests.faults.fuzz [TARGET ...] [--inputs N] [--seed S] [--jobs J] [--keep FOLDER]`.
+"""Runs fuzz targets: `python -m tests.faults.fuzz [TARGET ...] [--inputs N] [--first K] [--seed S] [--jobs J]
+[--keep FOLDER]`.
 
-Each input is made from the seed, the target's name and the input's number alone. An input that a reader fell over is
-written to the folder of `--keep`, and is read again by `TARGET --input FILE`.
+Each input is made from the seed, the target's name and the input's number alone, so that many can be read in parts. An
+input that a reader fell over is written to the folder of `--keep`, and is read again by `TARGET --input FILE`.
 """
 
 import argparse
@@ -44,11 +45,11 @@ def made(name: str, seed: int, number: int) -> bytes:
     return TARGETS[name].make(Random(f"{seed}/{name}/{number}"))
 
 
-def fuzzed(name: str, inputs: int, seed: int, keep: Path | None = None) -> Fuzzed:
-    """Reads inputs until all are read, or `MAX_WAYS` different ways to fail are found."""
+def fuzzed(name: str, inputs: int, seed: int, keep: Path | None = None, first: int = 0) -> Fuzzed:
+    """Reads inputs, from number `first` on, until all are read, or `MAX_WAYS` different ways to fail are found."""
     found, started = Fuzzed(name), time.process_time()
     with tempfile.TemporaryDirectory(prefix="flatsweep-fuzz-") as folder:
-        for number in range(inputs):
+        for number in range(first, first + inputs):
             content = made(name, seed, number)
             try:
                 found.good += TARGETS[name].check(content, Path(folder))
@@ -78,6 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"{', '.join(TARGETS)}; all if not given")
     parser.add_argument("--inputs", type=int, default=100_000, help="for each target")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="targets at a time")
     parser.add_argument("--keep", type=Path, default=Path("build/fuzz"))
@@ -93,7 +95,7 @@ def main() -> int:
     # a reader that brings its process down breaks the pool, which says so
     with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn"), quiet) as pool:
         names = asked.targets or list(TARGETS)
-        runs = [pool.submit(fuzzed, name, asked.inputs, asked.seed, asked.keep) for name in names]
+        runs = [pool.submit(fuzzed, name, asked.inputs, asked.seed, asked.keep, asked.first) for name in names]
         for found in (run.result() for run in runs):
             print(
                 f"{found.name:10} {found.inputs} inputs, {found.good} taken for good, {len(found.ways)} ways to fail, "

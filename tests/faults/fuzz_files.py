@@ -1,6 +1,7 @@
 """Fuzz targets: the JSON files of the storage. Results, what a trial is, what a driver noted."""
 
 import json
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -19,13 +20,15 @@ from orchestrator.stored import stored_runs
 from tests.faults.fuzz_mutations import bent, changed_tree
 from tests.faults.fuzz_target import Target
 from tests.faults.fuzz_watch import watched
-from workers import layout
+from workers import layout, repeats, unsent
 from workers.failures import StorageError
+from workers.journal import Journal
 from workers.leases import Lease
 from workers.measurement import KeptParts, kept_result
 from workers.retention import Contents
 from workers.sealed import CHECK, sealed
 from workers.storage import Folder
+from workers.unsent import Unsent
 
 
 @cache
@@ -70,6 +73,8 @@ def _json_files() -> dict[str, list[bytes]]:
             json.dumps({"holder": "0", "who": "process 1 on x", "released": each}).encode() for each in (True, False)
         ],
         "scratch": [b"/tmp/flatsweep-abc", b"/tmp/x"],
+        "unsent": [sealed(asdict(Unsent(312, 1_700_000_000_000, "no route to host")))],
+        "progress": [sealed({"epoch": 1, "seconds": 2.5, "repeated": 0.25})],
         "event": [b'@flatsweep {"event": "refused", "message": "x"}'],
     }
 
@@ -235,6 +240,30 @@ def _read_scratch(content: bytes, folder: Path) -> bool:
     return left is not None
 
 
+def _read_unsent(content: bytes, folder: Path) -> bool:
+    sweep = _placed(folder, f"{unsent.FOLDER}/{'0' * 16}.json", content)
+    with watched(folder):
+        found = unsent.noted(Folder(sweep.storage) / "x")
+    assert all(one.records >= 0 and one.seconds(0) >= 0 for one in found.values())
+    return bool(found)
+
+
+@dataclass
+class _Standing:
+    epoch: int = 1
+    seconds: float = 0.5
+
+
+def _read_progress(content: bytes, folder: Path) -> bool:
+    _placed(folder, repeats.FILE, content)
+    place = Folder(str(folder / "x"))
+    with watched(folder):
+        counted = repeats.Repeats(place, _Standing(), Journal(place)).seconds
+        noted = repeats.repeated_so_far(place)
+    assert counted >= noted >= 0
+    return counted > 0
+
+
 def _read_event(content: bytes, folder: Path) -> bool:
     with watched(folder):
         found = parse_event(content.decode(errors="replace"))
@@ -255,6 +284,8 @@ _READERS = {
     layout.SELECTION: _read_selection,
     "lease": _read_lease,
     "scratch": _read_scratch,
+    "unsent": _read_unsent,
+    "progress": _read_progress,
     "event": _read_event,
 }
 

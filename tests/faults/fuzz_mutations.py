@@ -232,7 +232,9 @@ def changed_yaml(random: Random, content: bytes) -> bytes:
     """The same for YAML, in block or flow style."""
     try:
         tree = changed_tree(random, yaml.load(content, Loader=yaml.CSafeLoader))
-        dumped: str = yaml.dump(tree, default_flow_style=random.choice((True, False, None)), allow_unicode=True)
+        style = random.choice((True, False, None))
+        # libyaml's emitter: PyYAML's own takes longer than everything that reads what it writes
+        dumped: str = yaml.dump(tree, Dumper=yaml.CSafeDumper, default_flow_style=style, allow_unicode=True)
     except (yaml.YAMLError, ValueError, RecursionError, IndexError, TypeError):  # all of them raised by PyYAML
         return content
     return dumped.encode()

@@ -29,14 +29,14 @@ grid:
 evaluation: {measures: [robustness, {name: average_flatness, xi: [0.5], draws: 2}], checkpoints: [last, best, kept]}
 profiles: {small: {training: {epochs: 1}}, other: {grid: {seeds: [3]}}}
 """
-MAX_TRIALS = 200
+MAX_TRIALS = 50
 """Of more trials only the first ones' ids are asked for."""
 
 
 @cache
 def _sweep_files() -> list[bytes]:
     recipes = sorted((ROOT / "orchestrator/recipes").glob("*.yaml"))
-    return [SMALL] * 6 + [path.read_bytes() for path in (ROOT / "experiments.yaml", *recipes)]
+    return [SMALL] * 24 + [path.read_bytes() for path in (ROOT / "experiments.yaml", *recipes)]
 
 
 def _make_sweep(random: Random) -> bytes:

@@ -133,6 +133,13 @@ def test_costs_by_method_are_sums() -> None:
     ]
     assert (found.total.total, found.largest) == (36.0, 31.0)
     assert costs(table.assign(cost_train_seconds=None, cost_robustness_seconds=None)) is None
+    assert costs(table.assign(cost_repeated_seconds=0.0)) == found, "nothing was repeated"
+    again = costs(table.assign(cost_repeated_seconds=[4.0, 0.0, 0.0, None]))
+    assert again is not None and again.names == ("train", "repeated", "robustness")
+    assert [(row.parts, row.total, again.training(row)) for row in again.rows] == [
+        ((30.0, 4.0, 1.0), 35.0, 34.0), ((5.0, 0.0, None), 5.0, 5.0),
+    ]  # fmt: skip
+    assert column_of("cost_repeated_seconds").label == "Repeated training"
 
 
 def test_flags_are_counted_by_measure_and_text() -> None:

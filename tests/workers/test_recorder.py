@@ -11,7 +11,7 @@ from workers import recorder as module
 from workers.journal import Journal, Record
 from workers.recorder import Recorder
 from workers.storage import Folder
-from workers.unsent import Unsent, noted
+from workers.unsent import Unsent, noted, plain_reason
 
 
 class Flaky:
@@ -191,3 +191,23 @@ def wait_until(condition: Callable[[], object]) -> None:
     while not condition():
         assert time.monotonic() < until
         time.sleep(0.01)
+
+
+def test_the_reason_is_what_the_system_said_unless_somebody_hides_it() -> None:
+    def raised(hiding: bool) -> BaseException:
+        try:
+            try:
+                try:
+                    raise OSError("no route to host\nto password@store")
+                except OSError as error:
+                    raise ValueError("retries exceeded: no route to host") from error
+            except ValueError:
+                if hiding:
+                    raise ConnectionError("no route to ***") from None
+                raise ConnectionError("request failed")  # noqa: B904
+        except ConnectionError as error:
+            return error
+
+    assert plain_reason(raised(hiding=False)) == "no route to host"
+    assert plain_reason(raised(hiding=True)) == "no route to ***"
+    assert plain_reason(TimeoutError()) == "TimeoutError"
