@@ -20,8 +20,9 @@ from workers.journal import Journal
 from workers.retention import is_left_over
 from workers.storage import LOCK, Folder
 
-VOLATILE_TAGS = {"host", "pid", "attempt", "error_class", "error", "code_commit", "code_digest"}
-"""Where and how often it ran, what went wrong with an earlier attempt, and of code that somebody may be writing."""
+VOLATILE_TAGS = {"host", "pid", "attempt", "error_class", "error", "cancel", "code_commit", "code_digest"}
+"""Where and how often it ran, what went wrong with an earlier attempt, the answer to what was asked of it, and of code
+that somebody may be writing."""
 VOLATILE_COLUMNS = {"run_id", "attempt", "train_seconds", "error_class", "error", "older_runs"}
 HASH = re.compile(rf"-[0-9a-f]{{{layout.HASH_DIGITS}}}\.pt$")
 

@@ -185,8 +185,14 @@ def wrong_failures(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -
             found.append(f"{event['trial_id']} failed as {event['error_class']}, which nothing explains")
     for fault in faults:
         if fault["action"] in CLASSES:
-            ended = [event for event in events if event["event"] == "driver ended" and event["time"] > fault["time"]]
-            begun = [event for event in events if event["event"] == "begun" and event["trial"] == fault["about"]]
-            if again := [one for one in begun if ended and fault["time"] < one["time"] < ended[0]["time"]]:
-                found.append(f"{fault['about']} was tried {len(again)} times more after: {what_of(fault)}")
+            found += [f"{fault['about']} was tried again after: {what_of(fault)}"] * _tried_again(fault, faults, events)
     return found
+
+
+def _tried_again(fault: dict[str, Any], faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> bool:
+    """Whether a trial went on under the same driver; not if its worker died before it could say what had happened."""
+    ends = [event["time"] for event in events if event["event"] == "driver ended" and event["time"] > fault["time"]]
+    dies = [one["time"] for one in faults if one["pid"] == fault["pid"] and one["time"] > fault["time"]]
+    until = min([*ends, *dies], default=0.0)
+    begun = [event["time"] for event in events if event["event"] == "begun" and event["trial"] == fault["about"]]
+    return any(fault["time"] < at < until for at in begun)
