@@ -28,13 +28,15 @@ from chaos_processes import (
     read_lines,
     wait_for_children,
 )
-from chaos_scheduler import FAILED
+from chaos_scheduler import FAILED, MISUSED
 from chaos_server import CLIENT, Server
 
 from workers.faults import LOG, VARIABLE
 
 MOST_DRIVERS = 40
 """A sweep that is not through after so many submits never will be."""
+WAIT_SECONDS = 0.5
+"""Before another submit where the store or the storage was out of reach."""
 RAY_SECONDS = 900.0
 RESULT, FOUND = "result.json", "found.json"
 
@@ -97,6 +99,8 @@ class Seed:
             if code and self._faults_file is None:
                 return [f"exit code {code}"]
             self._put_data_back()
+            if code == MISUSED:
+                time.sleep(WAIT_SECONDS)
             if code == 0 and not self._place.small:
                 wait_for_children(60)
                 return []
