@@ -4,7 +4,9 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 UV := VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv --quiet --no-config
 
-.PHONY: install demo results test test-all fuzz chaos lint format bench audit sbom lock image wheel clean
+PEERS := build/peers/.installed
+
+.PHONY: install demo results test test-all fuzz chaos lint format bench bench-gpu peers audit sbom lock image wheel clean
 .DEFAULT_GOAL := install
 
 install: $(STAMP)
@@ -29,11 +31,15 @@ results: $(STAMP)
 	$(BIN)/flatsweep report experiments.yaml --output docs/results/digits.html
 	$(BIN)/python -m tests.report.pictures docs/results/digits.html
 
+# So many test processes side by side, one thread each; a file's tests stay together, as they share what they start.
+JOBS ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 # Readers against 100,000 damaged inputs each; what one fell over is kept in build/fuzz.
 fuzz: $(STAMP)
@@ -53,7 +59,14 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)
+# Other people's packages that the benchmarks compare with: beside the locked ones, so that nothing else sees them.
+peers: $(PEERS)
+
+$(PEERS): $(STAMP) benchmarks/requirements.txt
+	@$(UV) pip install --no-deps --require-hashes --target build/peers -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(STAMP) $(PEERS)
 	$(BIN)/python benchmarks/attack_step.py
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/curvature.py

@@ -18,6 +18,8 @@ from compare import machine
 TESTS = Path(__file__).parents[1] / "tests"
 FEW = 10
 """Trials at the start that are left out: their workers were not warm yet."""
+STEP = 100
+"""Trials between two looks at the driver's memory."""
 
 
 def main() -> None:
@@ -35,12 +37,12 @@ def main() -> None:
     ends = sorted(run["end_ms"] for run in runs)
     each = len(WORKERS) * (ends[-1] - ends[FEW - 1]) / 1000 / (count - FEW)
     costs = [sum(v for k, v in run["metrics"].items() if k.startswith("cost/") and "_seconds" in k) for run in runs]
-    memory = many.memory.samples
     load = " / ".join(f"{value:.1f}" for value in os.getloadavg())
     print(f"{machine()}, load {load}; {len(runs)} runs of {count} trials, {len(WORKERS)} workers")
     print(f"{each:.2f} s a trial and worker, of that {statistics.median(costs):.2f} s its own work")
     print(f"overhead {each - statistics.median(costs):.2f} s")
-    print(f"driver: {memory[len(memory) // 5]:.0f} MiB after a fifth, {max(memory):.0f} MiB at most")
+    sizes = [f"{done}: {many.memory.at(ends[done - 1] / 1000):.0f}" for done in range(STEP, count + 1, STEP)]
+    print(f"driver, MiB by trials done: {', '.join(sizes)}; at most {max(size for _, size in many.memory.samples):.0f}")
 
 
 if __name__ == "__main__":

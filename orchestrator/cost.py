@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from orchestrator.plan import Plan
 from orchestrator.trial_run import TrialRun
@@ -26,6 +27,7 @@ def costs(plan: Plan, runs: Sequence[TrialRun]) -> list[Cost]:
     evaluation = plan.sweep.evaluation
     networks: defaultdict[str, int] = defaultdict(int)
     passes: defaultdict[str, float] = defaultdict(float)
+    predicted = cache(lambda measure, attack: measure.passes(attack))  # trials share their attacks
     for entry in plan.to_launch():
         trial, trained = entry.trial, entry.traces.epoch >= entry.trial.training.epochs
         if entry.is_teacher:
@@ -34,7 +36,7 @@ def costs(plan: Plan, runs: Sequence[TrialRun]) -> list[Cost]:
             for measure in evaluation.measures:
                 if layout.result_name(measure, evaluation.seed, network) not in entry.traces.results:
                     networks[measure.name] += 1
-                    passes[measure.name] += measure.passes(trial.training.attack)
+                    passes[measure.name] += predicted(measure, trial.training.attack)
     rates = seconds_per_pass(runs)
     found = []
     for name in networks:

@@ -8,6 +8,10 @@ class UserError(Exception):
     """Something the user can mend. The command line prints the message and exits with code 2."""
 
 
+class StoreError(UserError):
+    """The tracking store cannot be asked; what the storage knows is there all the same."""
+
+
 def suggest(name: str, allowed: Iterable[str]) -> str:
     """A sentence that offers the nearest of the allowed names, or lists them all where none is near."""
     names = sorted(allowed)

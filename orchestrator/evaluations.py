@@ -208,9 +208,9 @@ def with_evaluation(sweep: Sweep, prefix: str | None) -> Sweep:
 def only_measuring(evaluation: Evaluation) -> Callable[[Store, Plan], Plan]:
     """A `Prepare` of `submit`: the trained trials that lack a result of `evaluation`, and nothing to be trained."""
 
-    def prepare(store: Store, plan: Plan) -> Plan:
+    def prepare(_store: Store, plan: Plan) -> Plan:
         remember(plan.sweep, evaluation)
-        return measuring_plan(plan.sweep, evaluation, store.trial_runs(plan.sweep.name))
+        return measuring_plan(plan.sweep, evaluation, [entry.run for entry in plan.entries if entry.run])
 
     return prepare
 

@@ -1,6 +1,7 @@
 """Runs a plan on Ray Tune, on a local Ray of its own where no address is given. Nothing is kept in Ray alone."""
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -218,7 +219,11 @@ def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
     # side by side, threads that spin while they wait take the cores from those that work
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with _on_loopback() if address == "local" else contextlib.nullcontext(), _connected(address, scratch):
+    with contextlib.ExitStack() as ours:
+        if address == "local":
+            ours.enter_context(_on_loopback())
+            ours.enter_context(_in_groups_of_their_own())
+        ours.enter_context(_connected(address, scratch))
         yield
 
 
@@ -239,6 +244,20 @@ def _on_loopback() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _in_groups_of_their_own() -> Iterator[None]:
+    """Ray's processes do not get the signals that are sent to our process group, as some batch systems send SIGTERM:
+    they have to live until the trials have saved their checkpoints. Ray itself does this on Windows only."""
+    from ray._private import services
+
+    before = services.ConsolePopen
+    services.ConsolePopen = functools.partial(before, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = before
+
+
+@contextlib.contextmanager
 def _connected(address: str, scratch: Path) -> Iterator[None]:
     import ray
 
@@ -256,7 +275,8 @@ def _connected(address: str, scratch: Path) -> Iterator[None]:
 
 
 def _init(address: str, options: dict[str, Any]) -> None:
-    """`ray.init`, once more where a busy machine was too slow: Ray gives its own processes half a minute."""
+    """`ray.init`, once more where a busy machine was too slow: Ray gives its own Python processes 15 s to begin, which
+    no setting changes (github.com/ray-project/ray/issues/65983)."""
     import ray
 
     for attempt in range(1, START_ATTEMPTS + 1):

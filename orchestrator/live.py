@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ray.tune import Callback
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from orchestrator.waiting import Queue, short_duration
 from workers import faults
 
 SHOWN = 16
@@ -47,6 +49,8 @@ class LiveView(Callback):  # type: ignore[misc]
         self._warned: set[str] = set()
         self._live = Live(console=console, refresh_per_second=2, transient=True) if console.is_terminal else None
         self._said = time.monotonic()
+        self._queue: Queue | None = None
+        self._kept = 0  # records of trials that ended, which are in their journals only
 
     def __enter__(self) -> "LiveView":
         if self._live:
@@ -92,6 +96,7 @@ class LiveView(Callback):  # type: ignore[misc]
             self._print(f"[yellow]warning[/]   {escape(warning)}")
         if result.get("done"):
             self._end(name, line, result)
+        self._look_at_queue()
         self._refresh()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_info: Any) -> None:  # noqa: ARG002, D102
@@ -103,6 +108,10 @@ class LiveView(Callback):  # type: ignore[misc]
     def _end(self, name: str, line: Line, result: dict[str, Any]) -> None:
         self._running.pop(name, None)
         faults.point("driver/trial-end", name)
+        if unsent := line.last.get("unsent_records", 0):
+            self._kept += unsent
+            left = f"{line.label}: {unsent} records are in its journal only; the next submit sends them"
+            self._print(f"[yellow]unsent[/]    {escape(left)}")
         if result.get("state") == "failed":
             self._failed.append((line.label, str(result.get("error_class"))))
             why = f"{line.label}: {result.get('error_class')}: {result.get('error')}"
@@ -115,12 +124,29 @@ class LiveView(Callback):  # type: ignore[misc]
         self._finished[name] = seconds
         self._print(f"[green]finished[/]  {escape(line.label)}  ({seconds:.0f} s)  {self._counts()}")
 
+    def _look_at_queue(self) -> None:
+        """Says that records wait for the tracking store when they begin to, and when they are sent."""
+        before, self._queue = (
+            self._queue,
+            Queue.joined(
+                (line.last.get("unsent_records", 0), line.last.get("unsent_seconds", 0.0), line.last["unsent_reason"])
+                for line in self._running.values()
+                if line.last.get("unsent_records")
+            ),
+        )
+        if self._queue and not before:
+            self._print(f"[yellow]waiting[/]   {escape(self._queue.sentence())}")
+        elif before and not self._queue and not self._kept:
+            self._print("[green]sent[/]      MLflow has taken all records that were queued")
+
     def _counts(self) -> str:
         done = self._before + len(self._finished)
         failed = f", {len(self._failed)} failed" if self._failed else ""
         eta = self._eta()
-        left = f", about {_duration(eta)} left" if eta is not None else ""
-        return f"{done} of {self._total} done{failed}{left}"
+        left = f", about {short_duration(eta)} left" if eta is not None else ""
+        waiting = self._total - done - len(self._failed) - len(self._running)
+        wait = f", {waiting} waiting for a free place" if waiting > 0 and self._running else ""
+        return f"{done} of {self._total} done{failed}{wait}{left}"
 
     def _eta(self) -> float | None:
         left = self._total - self._before - len(self._finished) - len(self._failed)
@@ -131,10 +157,12 @@ class LiveView(Callback):  # type: ignore[misc]
 
     def _refresh(self) -> None:
         if self._live:
-            self._live.update(self._table())
+            queue = [Text(self._queue.sentence(), "yellow")] if self._queue else []
+            self._live.update(Group(self._table(), *queue))
         elif time.monotonic() - self._said > HEARTBEAT_SECONDS:
             running = "; ".join(f"{line.label} {_stage(line.last)}" for line in self._running.values())
-            self._say(f"running    {running}  ({self._counts()})")
+            waits = f"; {self._queue.sentence()}" if self._queue else ""
+            self._say(f"running    {running}  ({self._counts()}){waits}")
 
     def _table(self) -> Table:
         table = Table(title=self._counts(), title_justify="left", box=None)
@@ -149,7 +177,7 @@ class LiveView(Callback):  # type: ignore[misc]
                 f"{100 * line.last.get('fraction', 0):.0f} %",
                 "" if loss is None else f"{loss:.3f}",
                 "" if error is None else f"{100 * error:.1f} %",
-                _duration(time.monotonic() - line.started),
+                short_duration(time.monotonic() - line.started),
             )
         if len(lines) > SHOWN:
             table.add_row(f"... and {len(lines) - SHOWN} more", *[""] * 5)
@@ -168,9 +196,3 @@ def _stage(last: dict[str, Any]) -> str:
     if last.get("phase") == "train":
         return f"epoch {last['epoch']}/{last['epochs']}"
     return str(last.get("phase", "starting"))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"

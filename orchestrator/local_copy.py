@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -156,22 +156,34 @@ def _packed(runs: Iterable[TrialRun], curves: Mapping[str, Mapping[str, Curves]]
     from pyarrow import parquet
 
     runs = list(runs)
-    texts = pa.map_(pa.string(), pa.string())
     table = pa.table(
         {
             "run_id": pa.array([run.run_id for run in runs], pa.string()),
             "status": pa.array([run.status for run in runs], pa.string()),
             "started_ms": pa.array([run.started_ms for run in runs], pa.int64()),
             "changed_ms": pa.array([run.changed_ms for run in runs], pa.int64()),
-            "tags": pa.array([list(run.tags.items()) for run in runs], texts),
-            "metrics": pa.array([list(run.metrics.items()) for run in runs], pa.map_(pa.string(), pa.float64())),
-            "params": pa.array([list(run.params.items()) for run in runs], texts),
+            "tags": _maps([run.tags for run in runs], pa.string()),
+            "metrics": _maps([run.metrics for run in runs], pa.float64()),
+            "params": _maps([run.params for run in runs], pa.string()),
             "curves": pa.array([json.dumps(curves.get(run.run_id, {})) for run in runs], pa.string()),
         }
     ).replace_schema_metadata({"format": FORMAT, "key": key, "looked_ms": str(looked_ms)})
     file = io.BytesIO()
-    parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
+    # zstd finds what repeats; dictionaries and statistics only take their time here
+    parquet.write_table(
+        table, file, compression="zstd", use_dictionary=False, write_statistics=False, write_page_checksum=True
+    )
     return file.getvalue()
+
+
+def _maps(dicts: Sequence[Mapping[str, Any]], kind: "pa.DataType") -> "pa.MapArray":
+    """A column of maps (pyarrow itself makes them from lists of pairs, slowly)."""
+    import pyarrow as pa
+
+    ends = list(accumulate(map(len, dicts), initial=0))
+    keys = pa.array(list(chain.from_iterable(dicts)), pa.string())
+    values = pa.array([value for one in dicts for value in one.values()], kind)
+    return pa.MapArray.from_arrays(pa.array(ends, pa.int32()), keys, values)
 
 
 def _unpacked(content: bytes, key: str) -> tuple[dict[str, TrialRun], dict[str, dict[str, Curves]], int]:
@@ -205,8 +217,19 @@ def _column(column: "pa.ChunkedArray") -> list[Any]:
     """A column as Python values, maps as dicts (pyarrow itself makes lists of pairs, slowly)."""
     import pyarrow as pa
 
+    whole = column.combine_chunks()
     if not pa.types.is_map(column.type):
-        return list(column.to_pylist())
-    maps = column.combine_chunks()
-    ends, keys, values = maps.offsets.to_pylist(), maps.keys.to_pylist(), maps.items.to_pylist()
+        return _values(whole)
+    ends, keys, values = whole.offsets.to_pylist(), _values(whole.keys), _values(whole.items)
     return [dict(zip(keys[low:high], values[low:high], strict=True)) for low, high in pairwise(ends)]
+
+
+def _values(array: "pa.Array") -> list[Any]:
+    """Numbers and texts as Python values, each different text once: names, and most tags, are the same in all runs."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not pa.types.is_string(array.type):
+        return list(array.to_pylist())
+    coded = array.dictionary_encode()
+    return list(np.asarray(coded.dictionary.to_pylist(), dtype=object)[coded.indices.to_numpy()])

@@ -1,5 +1,6 @@
 """What one run lacks of what the storage holds for it, and sending just that: where nothing is missing, nothing is."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from orchestrator.sink import (
     MAX_TAG,
     STATUS,
     TAG,
+    Points,
     change_mark,
     log_changes,
     log_file,
@@ -19,10 +21,11 @@ from orchestrator.sink import (
 )
 from orchestrator.stored import Stored
 from orchestrator.tracking import MAX_PARAMS
-from workers.journal import Record
+from workers.journal import Record, same
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 PARENT = "mlflow.parentRunId"
 
@@ -34,7 +37,7 @@ class Held:
     status: str
     tags: dict[str, str]
     params: dict[str, str]
-    points: dict[tuple[str, int], dict[int, float]] = field(default_factory=dict)
+    points: Points = field(default_factory=dict)
     artifacts: frozenset[str] = frozenset()
 
     @classmethod
@@ -45,12 +48,38 @@ class Held:
         return cls("SCHEDULED", tags, stored.content.params, artifacts=frozenset({stored.content.file}))
 
     @classmethod
-    def read(cls, client: "MlflowClient", run_id: str, folders: set[str]) -> "Held":
-        """Asks the store: once for the run, once for each of its metrics, once for each folder of artifacts."""
+    def read(cls, client: "MlflowClient", run_id: str, records: Sequence[Record], folders: set[str]) -> "Held":
+        """Asks the store: once for the run, once for each curve among the records, once for each folder of artifacts.
+
+        Points are those of the records' metrics only.
+        """
         run = client.get_run(run_id)
-        points = recorded_points(client, run_id, run.data.metrics)
+        points = _points(client, run, records)
         artifacts = (item.path for folder in sorted(folders) for item in client.list_artifacts(run_id, folder or None))
         return cls(run.info.status, dict(run.data.tags), dict(run.data.params), points, frozenset(artifacts))
+
+
+def _points(client: "MlflowClient", run: "Run", records: Sequence[Record]) -> Points:
+    """The histories of the metrics among the records, as far as `new_metrics` needs them.
+
+    A run comes with each metric's newest point. Of a metric with one record, most often that is the record, and says
+    all; only the history of another metric costs a question.
+    """
+    metrics = [record for record in records if record.kind == "metric"]
+    newest = {point.key: point for point in run.data.to_proto().metrics}
+    counts = Counter(record.key for record in metrics)
+    points: Points = {}
+    unclear = set[str]()
+    for record in metrics:
+        point = newest.get(record.key)
+        if point is None:
+            continue
+        alike = point.timestamp == record.time_ms or same(point.value, record.value)
+        if counts[record.key] == 1 and point.step == record.step and alike:
+            points[record.key, record.step] = {point.timestamp: point.value}
+        else:
+            unclear.add(record.key)
+    return points | recorded_points(client, run.info.run_id, sorted(unclear))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.failures import ErrorClass
+from workers.repeats import COST as REPEATED_COST
 from workers.storage import Folder
 
 
@@ -187,7 +188,7 @@ def estimate(plan: Plan, runs: Sequence[TrialRun]) -> Estimate | None:
 
 def _measure_seconds(run: TrialRun) -> float:
     names = (key for key in run.metrics if key.startswith("cost/") and key.endswith("_seconds"))
-    return sum(run.metrics[key] for key in names if key != "cost/train_seconds")
+    return sum(run.metrics[key] for key in names if key not in {"cost/train_seconds", REPEATED_COST})
 
 
 def _most_alike(trial: Trial, runs: Sequence[TrialRun]) -> Sequence[TrialRun]:

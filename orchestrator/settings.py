@@ -1,7 +1,7 @@
 """What sets trials apart beside method, regulariser and seed: whatever varies in data, model and training."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from orchestrator.spec.base import canonical, flatten
 from orchestrator.spec.sweep import SHARED, Trial
@@ -14,26 +14,34 @@ def differences(trials: Sequence[Trial]) -> list[dict[str, str]]:
     thing at a time, a trial is known by what is unusual about it. Trials with different settings differ here all the
     same.
     """
-    flattened: dict[tuple[int, ...], dict[str, object]] = {}
-    flat = []
+    kinds: dict[tuple[int, ...], int] = {}  # the cells of a grid share their parts: which of `flat` these are
+    flat: list[dict[str, object]] = []
+    of_trial = []
     for trial in trials:
         parts = {key: getattr(trial, key) for key in SHARED}
-        same = tuple(map(id, parts.values()))  # the cells of a grid share them
-        if same not in flattened:
-            flattened[same] = dict(flatten({key: canonical(part, complete=True) for key, part in parts.items()}))
-        flat.append(flattened[same])
-    keys = {key for one in flat for key in one}
-    counts = {key: Counter(_text(one[key]) if key in one else None for one in flat) for key in keys}
-    varying = sorted(key for key in keys if len(counts[key]) > 1)
-    usual = {key: text for key in varying for text, count in counts[key].items() if 2 * count > len(flat)}
+        same = tuple(map(id, parts.values()))
+        if same not in kinds:
+            kinds[same] = len(flat)
+            flat.append(dict(flatten({key: canonical(part, complete=True) for key, part in parts.items()})))
+        of_trial.append(kinds[same])
+    unusual = _unusual(flat, Counter(of_trial))
+    return [unusual[kind] for kind in of_trial]
+
+
+def _unusual(flat: Sequence[Mapping[str, object]], trials: Mapping[int, int]) -> list[dict[str, str]]:
+    """Of each kind the settings that not all trials have; `trials` says how many of each there are."""
+    texts = [{key: _text(value) for key, value in one.items()} for one in flat]
+    counts: dict[str, Counter[str | None]] = {key: Counter() for one in texts for key in one}
+    for kind, one in enumerate(texts):
+        for key, count in counts.items():
+            count[one.get(key)] += trials[kind]
+    varying = sorted(key for key, count in counts.items() if len(count) > 1)
+    half = sum(trials.values()) / 2
+    usual = {key: text for key in varying for text, count in counts[key].items() if count > half}
     names = _short_names(varying)
     return [
-        {
-            names[key]: _text(one[key])
-            for key in varying
-            if key in one and (key not in usual or usual[key] != _text(one[key]))
-        }
-        for one in flat
+        {names[key]: one[key] for key in varying if key in one and (key not in usual or usual[key] != one[key])}
+        for one in texts
     ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +17,7 @@ from orchestrator.settings import differences, trial_labels
 
 if TYPE_CHECKING:
     from orchestrator.prune import Removal
+    from orchestrator.status import Status
 
 WORDS = {
     Action.RUN: "to run",
@@ -156,6 +157,23 @@ def reasons(plan: Plan, entries: Sequence[Entry], limit: int = 40) -> Table:
 STATE_COLOURS = {"finished": "green", "failed": "red", "running": "cyan", "interrupted": "yellow"}
 
 
+def show_status(status: "Status", rows: Sequence[Mapping[str, Any]], out: Console) -> None:
+    """How a sweep stands: the table, then in a line each what is the matter."""
+    if status.store_problem:
+        out.print(Text(status.store_problem, "red"), soft_wrap=True)
+        out.print("what follows is what the storage holds", highlight=False)
+    out.print(status_table(rows))
+    out.print(", ".join(f"{count} {state}" for state, count in status.counts.items()), highlight=False)
+    if status.queue:
+        out.print(Text(f"waiting: {status.queue.sentence()}", "yellow"), soft_wrap=True)
+    if status.queue and not status.driver_alive:
+        out.print("the next `flatsweep submit`, or `flatsweep sync`, sends what is queued", highlight=False)
+    if status.repeated.restarts:
+        out.print(status.repeated.sentence(), highlight=False, soft_wrap=True)
+    if status.counts.get("running") and not status.driver_alive:
+        out.print("its driver is gone: `flatsweep submit` goes on from the checkpoints of what says 'running'")
+
+
 def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     """One line per trial and network: what it is and where it stands; below, why each failed trial did."""
     table = Table(box=box.SIMPLE_HEAD)
@@ -167,6 +185,9 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
     table.add_column("state", no_wrap=True)
     table.add_column("attempt", justify="right")
     table.add_column("robust gap", justify="right")
+    waiting = any(row["waits_for"] for row in rows)
+    if waiting:
+        table.add_column("waits for", overflow="fold")
     failures = []
     for row in rows:
         setting = f" | {row['setting']}" if row["setting"] else ""
@@ -180,6 +201,7 @@ def status_table(rows: Sequence[Mapping[str, Any]]) -> Group:
             Text(state, STATE_COLOURS.get(row["state"], "")),
             str(row["attempt"] or ""),
             "" if gap is None else f"{gap:.3f}",
+            *([escape(row["waits_for"])] if waiting else []),
         )
         if row["error"] and row["checkpoint"] == "last":
             failures.append(Text(f"{row['trial_id']}  {row['error']}"))

@@ -9,9 +9,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from orchestrator.addresses import hidden, secret
+from orchestrator.tracking_place import quiet
 from workers import faults
 from workers.journal import Record, same
 from workers.storage import Folder
+from workers.unsent import Unsent
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -53,18 +55,25 @@ class RunSink:
 
     def __init__(self, uri: str, run_id: str, folder: Folder | None = None) -> None:
         self._uri, self._run_id, self._folder = uri, run_id, folder
+        self.waits: Unsent | None = None
+        """What has been waiting to be sent for long."""
 
     @cached_property
     def _client(self) -> "MlflowClient":
         # mlflow takes seconds to import: here it does so in the recorder's thread, while the trial begins to train
         from mlflow import MlflowClient
 
+        quiet()  # with MLflow's own waits it takes minutes until a server that is away is known to be
         return MlflowClient(tracking_uri=self._uri)
 
     @cached_property
     def _recorded(self) -> Points:
         """What the run holds already."""
         return recorded_points(self._client, self._run_id, self._client.get_run(self._run_id).data.metrics)
+
+    def told(self, waits: Unsent | None) -> None:
+        """Hears what has been waiting to be sent for long; None when nothing does any more."""
+        self.waits = waits
 
     def send(self, records: Sequence[Record]) -> None:
         """Delivers the records; what it raises, which is logged, has no password of the store in it."""

@@ -8,10 +8,13 @@ from pydantic import ValidationError
 
 from orchestrator.origins import Origin, noted, noted_external
 from orchestrator.run_content import RunContent
+from orchestrator.sink import STATUS
 from orchestrator.spec.external import External
 from orchestrator.spec.sweep import Sweep, Trial
+from orchestrator.trial_run import TrialRun
 from workers import layout
 from workers.journal import FILE as JOURNAL
+from workers.journal import Record, read_records
 from workers.storage import Folder
 
 
@@ -58,6 +61,28 @@ def stored_runs(sweep: Sweep) -> tuple[list[Stored], list[Left]]:
         else:
             found.append(one)
     return found, left
+
+
+def stored_trial_runs(sweep: Sweep) -> list[TrialRun]:
+    """What the runs of a sweep would hold if everything in the storage were sent; they have no ids."""
+    return [_as_run(stored) for stored in stored_runs(sweep)[0]]
+
+
+def _as_run(stored: Stored) -> TrialRun:
+    records = read_records(stored.folder)
+    metrics: dict[str, tuple[int, int, float]] = {}
+    for record in records:
+        if record.kind == "metric":  # MLflow's newest value is that of the last step
+            metrics[record.key] = max(metrics.get(record.key, (-1, -1, 0.0)), _place(record), key=lambda at: at[:2])
+    states = [record.text for record in records if record.kind == "state"]
+    tags = {record.key: record.text for record in records if record.kind == "tag"}
+    tags = stored.content.tags | tags | {"state": states[-1] if states else "pending"}
+    values = {key: value for key, (_, _, value) in metrics.items()}
+    return TrialRun.of("", STATUS[tags["state"]], tags, values, dict(stored.content.params), 0, 0)
+
+
+def _place(record: Record) -> tuple[int, int, float]:
+    return record.step, record.time_ms, record.value
 
 
 def _stored(sweep: Sweep, folder: Folder, name: str, trial: Trial | None, origin: Origin) -> Stored | Left:

@@ -24,7 +24,7 @@ from orchestrator.tracking import Store
 from orchestrator.trial_run import TrialRun
 from orchestrator.twins import drop_twins, without_twins
 from orchestrator.versions import source_tags
-from workers import faults
+from workers import faults, unsent
 from workers.failures import ErrorClass, StorageError
 from workers.journal import Journal, Record
 from workers.leases import LEASE_SECONDS
@@ -192,6 +192,7 @@ def _close(store: Store, run: TrialRun, folder: Folder, failure: tuple[ErrorClas
                 journal.add([*tags, Record("state", "state", text=state)])
             with store.reached():
                 RunSink(store.uri, run.run_id, folder).send(journal.records)
+            unsent.note(folder, None)
     except StorageError as problem:
         raise UserError(f"{problem}: it may belong to a driver that was killed; try again in a moment") from problem
 

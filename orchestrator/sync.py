@@ -14,6 +14,7 @@ from orchestrator.stored import Left, Stored, stored_runs
 from orchestrator.tracking import Store
 from orchestrator.tracking_place import tracking_uri
 from orchestrator.twins import drop_twins
+from workers import unsent
 from workers.failures import StorageError
 from workers.journal import Journal, Record
 from workers.storage import Folder
@@ -117,6 +118,8 @@ class _Sync:
             try:
                 with stored.folder.lock(LOCK_SECONDS):
                     self._one(stored, by_id.get(stored.trial_id), parent)
+                    if not self._done.dry_run:
+                        unsent.note(stored.folder, None)
             except StorageError as problem:
                 self._done.left.append(Left(stored.trial_id, f"{problem}; try again when it is through"))
         if self._store is not None and not self._done.dry_run:
@@ -141,7 +144,7 @@ class _Sync:
         if run_id is not None and self._store is not None:
             folders = {"", *(_place(record.key) for record in records if record.kind == "file")}
             with self._store.reached():
-                held = Held.read(self._store.client, run_id, folders)
+                held = Held.read(self._store.client, run_id, records, folders)
         missing = compare(stored, records, held, parent)
         self._done.notes += [f"{stored.trial_id}: {path} is gone from the storage" for path in missing.gone]
         if run_id is not None and not missing:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.addresses import is_database, is_server
-from orchestrator.errors import UserError
+from orchestrator.errors import StoreError
 from orchestrator.run_content import RunContent
 from orchestrator.serving.database import schema_problem
 from orchestrator.spec.base import digest
@@ -39,7 +39,7 @@ class Store:
         artifacts: URI of a folder for artifacts of a store without a server.
 
     Raises:
-        UserError: the store cannot be reached.
+        StoreError: the store cannot be reached.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: str) -> None:
@@ -60,10 +60,10 @@ class Store:
         uri = tracking_uri(sweep)
         if (file := database_file(uri)) is not None:
             if problem := database_problem(file):  # MLflow would try for half a minute and end in a traceback
-                raise UserError(problem)
+                raise StoreError(problem)
             file.parent.mkdir(parents=True, exist_ok=True)
         elif is_database(uri) and (problem := schema_problem(uri)):  # likewise
-            raise UserError(f"tracking: {problem}")
+            raise StoreError(f"tracking: {problem}")
         return cls(uri, sweep.experiment, artifacts_uri(sweep, file))
 
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.addresses import hidden, shown, with_driver
-from orchestrator.errors import UserError
+from orchestrator.errors import StoreError, UserError
 from orchestrator.spec.places import is_address
 from orchestrator.spec.sweep import Sweep
 
@@ -55,7 +55,7 @@ def database_problem(file: Path) -> str | None:
 
 @contextlib.contextmanager
 def reached(uri: str) -> Iterator[None]:
-    """What goes wrong with a store inside is said in one sentence, and without MLflow's long waits."""
+    """What goes wrong with a store inside is said in one sentence, as StoreError, and without MLflow's long waits."""
     quiet()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -64,7 +64,7 @@ def reached(uri: str) -> Iterator[None]:
         yield
     except (MlflowException, SQLAlchemyError, ImportError, OSError) as error:
         reason = hidden(str(error), uri).splitlines()[0][:300]
-        raise UserError(f"the tracking store {shown(uri)} cannot be used: {reason}") from error
+        raise StoreError(f"the tracking store {shown(uri)} cannot be used: {reason}") from error
 
 
 def quiet() -> None:

@@ -11,6 +11,7 @@ from ray import tune
 if TYPE_CHECKING:
     from workers.measurement import Measuring
     from workers.training import Progress
+    from workers.unsent import Unsent
 
 logger = logging.getLogger(__name__)
 
@@ -68,12 +69,13 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
         folder = Folder(assignment["folder"])
         on_gpu = assignment["gpu"] > 0 and torch.cuda.is_available()
         self._warning = {} if on_gpu or not assignment["gpu"] else {"warning": NO_GPU.format(host=socket.gethostname())}
+        self._sink = RunSink(completed(assignment["tracking_uri"]), assignment["run_id"], folder)
         self._steps = assigned_steps(
             assignment["trial"],
             assignment["evaluation"],
             folder,
             measure_only=assignment["measure_only"],
-            sink=RunSink(completed(assignment["tracking_uri"]), assignment["run_id"], folder),
+            sink=self._sink,
             device="cuda" if on_gpu else "cpu",
         )
 
@@ -89,20 +91,29 @@ class TrialActor(tune.Trainable):  # type: ignore[misc]
             while time.monotonic() < until:
                 shown |= _shown(next(self._steps))
         except StopIteration:
-            return shown | {"done": True, "state": "finished"}
+            return shown | _waiting(self._sink.waits) | {"done": True, "state": "finished"}
         except Exception as error:
             kind = classify(error)
             if kind.passing:
                 raise
             logger.exception("the trial failed")
-            return shown | {"done": True, "state": "failed", "error_class": str(kind), "error": described(error)}
-        return shown | {"done": False, "state": "running"}
+            ended = {"done": True, "state": "failed", "error_class": str(kind), "error": described(error)}
+            return shown | _waiting(self._sink.waits) | ended
+        return shown | _waiting(self._sink.waits) | {"done": False, "state": "running"}
 
     def cleanup(self) -> None:
         """Called by Ray when the trial is stopped: saves a checkpoint in mid-epoch if it was training."""
         if self._steps is not None:
             self._steps.close()
             self._steps = None
+
+
+def _waiting(waits: "Unsent | None") -> dict[str, Any]:
+    """What has been waiting for the tracking store; always said, as a later result takes the place of this one."""
+    if waits is None:
+        return {"unsent_records": 0}
+    seconds = waits.seconds(int(time.time() * 1000))
+    return {"unsent_records": waits.records, "unsent_seconds": seconds, "unsent_reason": waits.reason}
 
 
 def _shown(progress: "Progress | Measuring") -> dict[str, Any]:

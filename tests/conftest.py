@@ -1,10 +1,14 @@
 """What several folders of tests share."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+# the tracking servers that tests start run no jobs of MLflow's own, for which each would start eight processes more
+os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
 
 
 class Installer:

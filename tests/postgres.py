@@ -45,9 +45,10 @@ class Postgres:
         return f"postgresql://{OWNER}:{self.password}@{self.host}:{self.port}/{database}"
 
     def database(self, name: str) -> str:
-        """Makes an empty database, and says where it is."""
+        """Makes an empty database, unless there is one of that name, and says where it is."""
         with self._connection() as connection:
-            connection.execute(f'CREATE DATABASE "{name}"')
+            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+                connection.execute(f'CREATE DATABASE "{name}"')
         return self.uri(name)
 
     def _connection(self) -> Any:
@@ -65,12 +66,15 @@ def programs() -> Path | None:
 
 
 @contextlib.contextmanager
-def private_postgres(host: str = LOOPBACK, clients: Sequence[str] = ("127.0.0.1/32",)) -> Iterator[Postgres]:
+def private_postgres(
+    host: str = LOOPBACK, clients: Sequence[str] = ("127.0.0.1/32",), kept: Path | None = None
+) -> Iterator[Postgres]:
     """A server for the time of the block, on a free port; its folder is a new one in the system's temporary folder.
 
     Args:
         host: the address it listens on.
         clients: networks that it answers; all of them with a password.
+        kept: a folder of its own that outlives the block, and with it the databases; `SERVANT` must reach it.
 
     Raises:
         RuntimeError: there are no programs, or it does not start; with the end of its log.
@@ -78,19 +82,13 @@ def private_postgres(host: str = LOOPBACK, clients: Sequence[str] = ("127.0.0.1/
     place = programs()
     if place is None:
         raise RuntimeError(NO_PROGRAMS)
-    folder = Path(tempfile.mkdtemp(prefix="fs-postgres-"))  # not pytest's, which only its owner may enter
+    # not pytest's, which only its owner may enter
+    folder = kept or Path(tempfile.mkdtemp(prefix="fs-postgres-"))
+    folder.mkdir(mode=0o700, exist_ok=True)
     try:
         as_whom = _as_servant(folder)
-        data, secret, log = folder / "data", folder / "password", folder / "log"
-        password = secrets.token_hex(16)
-        secret.write_text(password)
-        secret.chmod(0o644)  # its folder is closed to others
-        making = [place / "initdb", "-D", data, "-U", OWNER, "--pwfile", secret, "--auth", "scram-sha-256", "--no-sync"]
-        made = subprocess.run(
-            [*making, "--encoding", "UTF8", "--locale", "C"], capture_output=True, text=True, **as_whom
-        )
-        if made.returncode:
-            raise RuntimeError(f"initdb failed: {made.stderr[-2000:]}")
+        data, log = folder / "data", folder / "log"
+        password = _made(place, folder, as_whom)
         rules = [f"host all all {network} scram-sha-256" for network in clients]
         (data / "pg_hba.conf").write_text("\n".join(rules) + "\n")
         with socket.socket() as probe:
@@ -110,7 +108,24 @@ def private_postgres(host: str = LOOPBACK, clients: Sequence[str] = ("127.0.0.1/
         finally:
             _stop(process)
     finally:
-        shutil.rmtree(folder)
+        if kept is None:
+            shutil.rmtree(folder)
+
+
+def _made(place: Path, folder: Path, as_whom: dict[str, Any]) -> str:
+    """The owner's password of the cluster of databases in the folder, which is made if it is not there."""
+    secret = folder / "password"
+    if secret.exists():
+        return secret.read_text()
+    password = secrets.token_hex(16)
+    secret.write_text(password)
+    secret.chmod(0o644)  # its folder is closed to others
+    data = folder / "data"
+    making = [place / "initdb", "-D", data, "-U", OWNER, "--pwfile", secret, "--auth", "scram-sha-256", "--no-sync"]
+    made = subprocess.run([*making, "--encoding", "UTF8", "--locale", "C"], capture_output=True, text=True, **as_whom)
+    if made.returncode:
+        raise RuntimeError(f"initdb failed: {made.stderr[-2000:]}")
+    return password
 
 
 def _as_servant(folder: Path) -> dict[str, Any]:

@@ -141,6 +141,18 @@ class Folder:
                 os.replace(aside, self._at(name))  # noqa: PTH105  (paths are fsspec's, as text)
             faults.point("file/replaced", self._at(name))
 
+    def jot(self, name: str, content: bytes) -> None:
+        """Writes a small file that nothing rests on, quickly: when the machine dies, it may be empty or the old one."""
+        with self._reached(writes=True):
+            if not self.is_local:
+                self._fs.pipe_file(self._at(name), content)
+                return
+            os.makedirs(self._path, exist_ok=True)  # noqa: PTH103
+            aside = f"{self._path}/.{name}{PART}"  # always the same: one that is left over is written over
+            with open(aside, "wb") as file:  # noqa: PTH123
+                file.write(content)
+            os.replace(aside, self._at(name))  # noqa: PTH105
+
     def create(self, name: str, content: bytes) -> bool:
         """Writes the whole file unless there is one; of several that try at once with other contents, one succeeds.
 

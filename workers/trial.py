@@ -20,6 +20,7 @@ from workers.journal import Journal
 from workers.measurement import Measurement, Measuring, Values
 from workers.pseudo_labels import with_pseudo_labels
 from workers.recorder import Recorder, Sink
+from workers.repeats import COST, Repeats
 from workers.share import shared_memory, shortage_note
 from workers.steps import drain
 from workers.storage import Folder
@@ -127,9 +128,12 @@ def _train_and_measure(
     folder.write(layout.TRIAL, json.dumps(trial.model_dump(mode="json"), indent=2).encode())
     trainer = restored_trainer(trial, folder, device)
     recorder.tags({"data_digest": trainer.splits.digest})
+    repeats = Repeats(folder, trainer, recorder.journal)
     if not trainer.finished:
-        yield from trainer.run(recorder)
-    recorder.metrics({"cost/train_seconds": sum(recorder.journal.values("train/seconds"))}, trainer.epoch)
+        yield from repeats.watched(trainer.run(recorder))
+    seconds = sum(recorder.journal.values("train/seconds"))
+    recorder.metrics({"cost/train_seconds": seconds, COST: repeats.seconds}, trainer.epoch)
+    repeats.end()
     recorder.tags({"weights": weights_digest(trainer.model)})
     values: Values = {}
     if evaluation is not None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,16 +33,20 @@ def varied_axes(rows: pd.DataFrame) -> tuple[Axis, ...]:
     Args:
         rows: As `rows.usable_rows` gives them.
     """
-    settings = [parsed_setting(label) for label in rows["setting"]]
-    names = dict.fromkeys(name for found in settings for name in found)
-    columns = {"method": rows["method"].tolist(), "regularizer": rows["regularizer"].tolist()}
-    columns |= {name: [found.get(name, "usual") for found in settings] for name in names}
-    found = []
-    for name, column in columns.items():
-        values, labels = pd.factorize(np.asarray(column, dtype=object))
-        if len(labels) > 1:
-            found.append(Axis(name, values.astype(np.int64), tuple(map(str, labels))))
-    return tuple(found)
+    found = [Axis(name, *_numbered(rows[name].to_numpy(dtype=object))) for name in ("method", "regularizer")]
+    number, different = _numbered(rows["setting"].to_numpy(dtype=object))  # a few labels, in many rows
+    settings = [parsed_setting(label) for label in different]
+    for name in dict.fromkeys(name for parsed in settings for name in parsed):
+        column = np.asarray([parsed.get(name, "usual") for parsed in settings], dtype=object)
+        values, labels = _numbered(column)
+        found.append(Axis(name, values[number], labels))
+    return tuple(axis for axis in found if len(axis.labels) > 1)
+
+
+def _numbered(column: "np.ndarray[Any, np.dtype[np.object_]]") -> tuple[Ints, tuple[str, ...]]:
+    """Each row's value as a number, in order of appearance, and the values."""
+    numbers, different = pd.factorize(column)
+    return numbers.astype(np.int64), tuple(map(str, different))
 
 
 def parsed_setting(label: str) -> dict[str, str]:

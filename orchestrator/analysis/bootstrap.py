@@ -112,9 +112,11 @@ def _spearman(values: Floats, l: int, groups: Ints, counts: Floats) -> Floats:  
     width = int(blocks.max()) + 1
     k = counts.shape[1]
     held = np.array([np.bincount(groups * width + each, minlength=k * width).reshape(k, width) for each in blocks])
+    totals = counts @ np.bincount(groups)
     # BLAS is twice as fast in single precision, which holds whole numbers below 2**24 exactly
-    single = (counts @ np.bincount(groups)).max(initial=0) < 2**24
-    held = held.transpose(1, 0, 2).reshape(k, c * width).astype(np.float32 if single else np.float64)
+    single = totals.max(initial=0) < 2**23
+    kind: type[np.floating[Any]] = np.float32 if single else np.float64
+    up_to = np.cumsum(held, axis=2).transpose(1, 0, 2).reshape(k, c * width).astype(kind)
     places = (blocks + width * np.arange(c)[:, None]).ravel()
     # sums of products do not fit into single precision, but have its accuracy; blocks of neighbours have less
     product = np.float32 if single and any(len(np.unique(each)) > width for each in values) else np.float64
@@ -122,39 +124,40 @@ def _spearman(values: Floats, l: int, groups: Ints, counts: Floats) -> Floats:  
     step = max(1, TABLE_VALUES // (c * width))
     inner = max(1, VALUES_AT_ONCE // (c * n))
     for start in range(0, len(counts), step):
-        often = counts[start : start + step]
-        ranks, variance = _ranks(often, held, c)
-        ranks, often = ranks.astype(product), often.astype(product)
-        scale = np.sqrt(variance[:, :l, None]) * np.sqrt(variance[:, None, l:])
-        covariance = np.empty(scale.shape, dtype=product)
-        for low in range(0, len(often), inner):
+        chunk, total = counts[start : start + step], totals[start : start + step]
+        cumulated = np.matmul(chunk.astype(kind), up_to).reshape(-1, c, width)
+        often = chunk.astype(product)
+        variance = np.empty((len(chunk), c))
+        covariance = np.empty((len(chunk), l, c - l), dtype=product)
+        for low in range(0, len(chunk), inner):
             rows = slice(low, low + inner)
-            own = np.take(ranks[rows], places, axis=1, mode="clip").reshape(-1, c, n)
+            ranks, variance[rows] = _ranks(cumulated[rows], total[rows])
+            ranks = ranks.reshape(len(ranks), -1).astype(product, copy=False)
+            own = np.take(ranks, places, axis=1, mode="clip").reshape(-1, c, n)
             weighted = own[:, l:] * np.take(often[rows], groups, axis=1, mode="clip")[:, None]
             np.matmul(own[:, :l], weighted.transpose(0, 2, 1), out=covariance[rows])
+        scale = np.sqrt(variance[:, :l, None]) * np.sqrt(variance[:, None, l:])
         found = np.divide(covariance, scale, out=np.full_like(scale, np.nan), where=scale > 0)
         rho[:, :, start : start + step] = found.transpose(1, 2, 0)
     return rho
 
 
-def _ranks(counts: Floats, held: NDArray[np.floating[Any]], c: int) -> tuple[Floats, Floats]:
-    """Twice the middle rank of each block in each resample, less the mean, shape (b, c * width); and its variance.
-
-    Whole numbers, so that a constant has a variance of exactly 0.
+def _ranks(cumulated: NDArray[np.floating[Any]], totals: Floats) -> tuple[NDArray[np.floating[Any]], Floats]:
+    """Twice the middle rank of each block in each resample, less the mean, shape (b, c, width); and its variance,
+    shape (b, c), which for blocks of weights w is (total^3 - sum w^3) / 3, and so exactly 0 for a constant.
 
     Args:
-        counts: Shape (b, k).
-        held: Shape (k, c * width), how many networks of a cell are in a block.
-        c: Number of variables.
+        cumulated: Shape (b, c, width), whole numbers: the weight of each block and of those before it.
+        totals: Shape (b,), of all blocks.
     """
-    weights = (counts.astype(held.dtype) @ held).astype(np.float64).reshape(len(counts), c, -1)
-    ranks = np.cumsum(weights, axis=2)
-    total = ranks[:, :1, -1:].copy()
-    ranks *= 2
+    weights = cumulated.copy()
+    weights[:, :, 1:] -= cumulated[:, :, :-1]
+    ranks = cumulated + cumulated
     ranks -= weights
-    ranks -= total
-    weights *= ranks
-    return ranks.reshape(len(counts), -1), np.einsum("bcw,bcw->bc", weights, ranks)
+    ranks -= totals[:, None, None].astype(ranks.dtype)
+    exact = weights.astype(np.float64)
+    cubes = np.einsum("bcw,bcw,bcw->bc", exact, exact, exact)
+    return ranks, ((totals * totals * totals)[:, None] - cubes) / 3
 
 
 def _blocks(values: Floats) -> Ints:

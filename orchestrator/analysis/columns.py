@@ -187,6 +187,9 @@ def about(measure: Measure) -> str:
 def _cost(name: str, what: str, unit: str) -> Column:
     if what == "train":
         return Column(name, "Training time", NUMBER, "s", "Wall-clock time of all epochs of the trial.", COST)
+    if what == "repeated":
+        meaning = "Wall-clock time of training that was done once more, after a worker or a driver died."
+        return Column(name, "Repeated training", NUMBER, "s", meaning, COST)
     if unit == "seconds":
         meaning = "Wall-clock time of the measure, all networks of the trial."
         return Column(name, f"Time measuring {what}", NUMBER, "s", meaning, COST)

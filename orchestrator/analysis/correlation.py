@@ -5,6 +5,7 @@ Works on a table that someone else has read; knows nothing of MLflow or files. R
 
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,15 +14,17 @@ import pandas as pd
 
 from orchestrator.analysis.axes import varied_axes
 from orchestrator.analysis.bootstrap import Ints
-from orchestrator.analysis.coefficients import CONTROL, Coefficients, coefficients_of
+from orchestrator.analysis.coefficients import CONTROL, Coefficients, Key, coefficients_of
 from orchestrator.analysis.estimates import point_estimates
-from orchestrator.analysis.granulated import Groups, granulated, groups_along
+from orchestrator.analysis.granulated import granulated, groups_along
 from orchestrator.analysis.notes import notes_on
 from orchestrator.analysis.results import (
     Coefficient,
     CorrelationResult,
+    Granulated,
     Pair,
     PValue,
+    SignError,
     Spread,
 )
 from orchestrator.analysis.rows import (
@@ -46,7 +49,7 @@ from orchestrator.analysis.sign_error import (
     examples_behind,
     robust_sign_error,
 )
-from orchestrator.analysis.spread import spread_of
+from orchestrator.analysis.spread import spreads_of
 from orchestrator.analysis.testing import cell_permutation_test, holm
 from orchestrator.errors import UserError, suggest
 
@@ -131,15 +134,12 @@ def correlate(
     extras, _ = usable_rows(table, [name for name in beside if name not in columns])
     rows = pd.concat([rows, extras.drop(columns=list(LABELS))], axis=1)
 
-    coefficients = coefficients_of(rows, measures, targets, resamples=resamples, level=level, seed=seed)
-    grid = _Grid.of(rows, settings)
-    pairs = tuple(
-        _pair(rows, measure, target, coefficients[measure, target], grid, compared)
-        for target in targets
-        for compared in [_compared(rows, target, grid.environments)]
-        for measure in measures
-    )
-    pairs = _holm_corrected(pairs)
+    with ThreadPoolExecutor(1) as thread:  # numpy lets go of the interpreter while it computes
+        asked = thread.submit(coefficients_of, rows, measures, targets, resamples=resamples, level=level, seed=seed)
+        by_grid = _by_grid(rows, measures, targets, settings)
+        coefficients = asked.result()
+    cells = cell_numbers(rows)
+    pairs = _holm_corrected(tuple(_pair(rows, cells, key, coefficients[key], found) for key, found in by_grid.items()))
     return CorrelationResult(
         networks=len(rows),
         cells=len(rows[list(CELL)].drop_duplicates()),
@@ -147,7 +147,7 @@ def correlate(
         level=level,
         seed=seed,
         pairs=pairs,
-        spreads=tuple(spread_of(rows, column) for column in columns),
+        spreads=tuple(spreads_of(rows, columns)),
         left_out=tuple(left_out),
         notes=tuple(notes_on(rows, pairs)),
     )
@@ -186,40 +186,34 @@ def correlate_by(
     return {name: replace(result, pairs=tuple(next(together) for _ in result.pairs)) for name, result in found.items()}
 
 
-@dataclass(frozen=True)
-class _Grid:
-    """What the labels of the rows say, made once for all measures and targets."""
-
-    cells: Ints
-    along: tuple[Groups, ...]
-    environments: Environments
-    min_effective: float
-
-    @classmethod
-    def of(cls, rows: pd.DataFrame, settings: Settings) -> "_Grid":
-        axes = varied_axes(rows)
-        checkpoint, seed = (pd.factorize(rows[name])[0].astype(np.int64) for name in ("checkpoint", "seed"))
-        return cls(
-            cell_numbers(rows),
-            groups_along(axes, [checkpoint, seed], len(rows)),
-            environments(rows, axes, [checkpoint], settings.min_effective),
-            settings.min_effective,
-        )
+def _by_grid(
+    rows: pd.DataFrame, measures: Sequence[str], targets: Sequence[str], settings: Settings
+) -> dict[Key, tuple[Granulated, SignError]]:
+    """What is found of each measure and target where one thing alone is varied, targets outermost."""
+    axes = varied_axes(rows)
+    checkpoint, seed = (pd.factorize(rows[name])[0].astype(np.int64) for name in ("checkpoint", "seed"))
+    along = groups_along(axes, [checkpoint, seed], len(rows))
+    settled = environments(rows, axes, [checkpoint], settings.min_effective)
+    values = {name: rows[name].to_numpy() for name in {*measures, *targets}}
+    found = {}
+    for target in targets:
+        compared = _compared(rows, target, settled)
+        for measure in measures:
+            wrong = robust_sign_error(values[measure], settled, compared, settings.min_effective)
+            found[measure, target] = granulated(values[measure], values[target], along), wrong
+    return found
 
 
 def _pair(
-    rows: pd.DataFrame,
-    measure: str,
-    target: str,
-    coefficients: Coefficients,
-    grid: _Grid,
-    compared: Comparisons,
+    rows: pd.DataFrame, cells: Ints, key: Key, coefficients: Coefficients, by_grid: tuple[Granulated, SignError]
 ) -> Pair:
-    """One measure against one target, from its coefficients on."""
-    all_x, all_y = rows[measure].to_numpy(), rows[target].to_numpy()
-    used = np.isfinite(all_x) & np.isfinite(all_y)
-    x, y, cells = all_x[used], all_y[used], grid.cells[used]
+    """One measure against one target: its coefficients, and how likely they are by chance."""
+    measure, target = key
+    x, y = rows[measure].to_numpy(), rows[target].to_numpy()
+    used = np.isfinite(x) & np.isfinite(y)
+    x, y, cells = x[used], y[used], cells[used]
     tau, reason = coefficients.kendall.value, coefficients.kendall.reason
+    psi, wrong = by_grid
     return Pair(
         measure,
         target,
@@ -227,8 +221,8 @@ def _pair(
         len(np.unique(cells)),
         **vars(coefficients),
         p=PValue(None, reason=reason) if tau is None else cell_permutation_test(x, y, cells),
-        granulated=granulated(all_x, all_y, grid.along),
-        sign_error=robust_sign_error(all_x, grid.environments, compared, grid.min_effective),
+        granulated=psi,
+        sign_error=wrong,
     )
 
 

@@ -1,6 +1,7 @@
 """Coefficients of all networks, and an interval from those of resamples."""
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -138,9 +139,14 @@ def with_interval(value: float, samples: Floats, level: float, units: int) -> Co
     if upper - lower <= ROUNDING:
         return Coefficient(value, value, value, skipped)
     error = (upper - lower) / 2 * math.sqrt(units / (units - 1))
-    half = stats.t.ppf((1 + level) / 2, units - 1) * error
+    half = _t_quantile((1 + level) / 2, units - 1) * error
     centre = _z(np.asarray(value))
     return Coefficient(value, float(np.tanh(centre - half)), float(np.tanh(centre + half)), skipped)
+
+
+@lru_cache(maxsize=64)  # scipy takes its time, and all pairs over the same networks ask for one value
+def _t_quantile(p: float, freedom: int) -> float:
+    return float(stats.t.ppf(p, freedom))
 
 
 def is_constant(values: Floats) -> bool:

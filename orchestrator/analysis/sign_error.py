@@ -1,8 +1,7 @@
 """The robust sign-error: in how many single comparisons does the measure point the wrong way, at worst?"""
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -81,55 +80,106 @@ def environments(
         held: Shape (n,) each: what is the same in both settings but no axis, and not the seed.
         min_effective: As `robust_sign_error` takes it; an effective number is never above the number of pairs.
     """
-    described: list[tuple[Axis, int, int]] = []
-    blocks: list[tuple[Ints, Ints]] = []
     total = too_small = largest = 0
+    found: list[_Blocks] = []
     for axis in axes:
-        for settings in _settings(others_equal(axes, axis, held, len(rows)), axis.values):
-            sizes = sorted(map(len, settings))
-            hopeful = [setting for setting in settings if len(setting) * sizes[-1] >= min_effective]
-            too_small += math.comb(len(settings), 2) - math.comb(len(hopeful), 2)
-            largest = max(largest, sizes[-2] * sizes[-1] if len(sizes) > 1 and len(hopeful) < 2 else 0)
-            for a, b in itertools.combinations(hopeful, 2):
-                if len(a) * len(b) < min_effective:
-                    too_small, largest = too_small + 1, max(largest, len(a) * len(b))
-                    continue
-                total += len(a) * len(b)
-                if total > MAX_PAIRS:
-                    reason = f"more than {MAX_PAIRS:,} pairs of networks: choose some rows, or a larger min_effective"
-                    nothing = np.zeros(0, dtype=np.int64)
-                    return Environments(lambda _: "", 0, nothing, nothing, nothing, too_small, largest, reason)
-                described.append((axis, int(a[0]), int(b[0])))
-                blocks.append((a, b))
-    number, i, j = _all_with_all(blocks)
+        settings = _Settings.of(others_equal(axes, axis, held, len(rows)), axis.values)
+        for low, high in settings.groups():
+            sizes = settings.sizes[low:high]
+            pairs, networks = _numbers_of_pairs(sizes)
+            enough = networks >= min_effective
+            too_small += int(pairs[~enough].sum())
+            largest = max(largest, int(networks[~enough & (pairs > 0)].max(initial=0)))
+            total += int((pairs * networks)[enough].sum())
+            if total > MAX_PAIRS:
+                reason = f"more than {MAX_PAIRS:,} pairs of networks: choose some rows, or a larger min_effective"
+                nothing = np.zeros(0, dtype=np.int64)
+                return Environments(lambda _: "", 0, nothing, nothing, nothing, too_small, largest, reason)
+            if (pairs[enough] > 0).any():
+                # division, as a product of sizes would need eight times the room
+                one, other = np.nonzero(np.triu(sizes[:, None] >= min_effective / sizes, 1))
+                found.append(_Blocks(axis, settings, low + one, low + other))
+    number, i, j = _all_with_all(found)
+    counts = [len(blocks.one) for blocks in found]
+    ends = np.cumsum([0, *counts])
 
     def name(index: int) -> str:
-        return _name(rows, axes, *described[index])
+        block = int(np.searchsorted(ends, index, side="right")) - 1
+        axis, *first = found[block].first(index - int(ends[block]))
+        return _name(rows, axes, axis, *first)
 
-    return Environments(name, len(described), number, i, j, too_small, largest)
+    return Environments(name, sum(counts), number, i, j, too_small, largest)
 
 
-def _all_with_all(blocks: Sequence[tuple[Ints, Ints]]) -> tuple[Ints, Ints, Ints]:
-    """The number of the block, and both places, of every pair of a row of its first setting with one of its second."""
+@dataclass(frozen=True)
+class _Settings:
+    """Rows that share group and value, all of them one after another."""
+
+    order: Ints
+    """Shape (n,): the places of the rows, sorted by group, then by value."""
+    starts: Ints
+    """Where the rows of each setting begin in `order`."""
+    sizes: Ints
+    group: Ints
+    """Of each setting."""
+
+    @classmethod
+    def of(cls, group: Ints, value: Ints) -> "_Settings":
+        order = np.lexsort((value, group))
+        by_group, by_value = group[order], value[order]
+        changes = (np.diff(by_group) != 0) | (np.diff(by_value) != 0)
+        starts = np.flatnonzero(np.concatenate([[len(order) > 0], changes]))
+        return cls(order, starts, np.diff(starts, append=len(order)), by_group[starts])
+
+    def groups(self) -> Iterator[tuple[int, int]]:
+        """First setting, and the one behind the last, of every group with several."""
+        edges = np.flatnonzero(np.diff(self.group, prepend=-1, append=-1))
+        several = np.diff(edges) > 1
+        yield from zip(edges[:-1][several].tolist(), edges[1:][several].tolist(), strict=True)
+
+
+def _numbers_of_pairs(sizes: Ints) -> tuple[Ints, Ints]:
+    """For every two different sizes of settings: how many pairs of settings have them, and how many pairs of networks
+    each of these has; shape (sizes, sizes), each two sizes once."""
+    different, often = np.unique(sizes, return_counts=True)
+    pairs = np.triu(np.outer(often, often), 1) + np.diag(often * (often - 1) // 2)
+    return pairs, np.outer(different, different)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Environments along one axis in one group: pairs of settings."""
+
+    axis: Axis
+    settings: _Settings
+    one: Ints
+    """Shape (pairs,), numbers of settings."""
+    other: Ints
+
+    def first(self, index: int) -> tuple[Axis, int, int]:
+        """The axis, and the first row of each setting of a pair."""
+        starts = self.settings.starts[[self.one[index], self.other[index]]]
+        one, other = self.settings.order[starts].tolist()
+        return self.axis, one, other
+
+    def rows(self) -> tuple[Ints, Ints, Ints]:
+        """The pair's number, and the places of both rows, for every network of one setting with all of the other."""
+        order, starts, sizes = self.settings.order, self.settings.starts, self.settings.sizes
+        width, own = sizes[self.other], sizes[self.one] * sizes[self.other]
+        number = np.repeat(np.arange(len(own)), own)
+        place = np.arange(len(number)) - np.repeat(np.cumsum(own) - own, own)
+        left, right = np.divmod(place, width[number])
+        return number, order[starts[self.one][number] + left], order[starts[self.other][number] + right]
+
+
+def _all_with_all(found: Sequence[_Blocks]) -> tuple[Ints, Ints, Ints]:
+    """The number of the environment, and both places, of every pair of networks of its two settings."""
     nothing = np.zeros(0, dtype=np.int64)
-    first, second = (np.concatenate([nothing, *(block[side] for block in blocks)]) for side in (0, 1))
-    a, b = (np.array([len(block[side]) for block in blocks], dtype=np.int64) for side in (0, 1))
-    number = np.repeat(np.arange(len(blocks)), a * b)
-    place = np.arange(len(number)) - np.repeat(np.cumsum(a * b) - a * b, a * b)
-    begins_a, begins_b, width = (each[number] for each in (np.cumsum(a) - a, np.cumsum(b) - b, b))
-    return number, first[begins_a + place // width], second[begins_b + place % width]
-
-
-def _settings(group: Ints, value: Ints) -> list[list[Ints]]:
-    """For every group the places of the rows of each value in it."""
-    order = np.lexsort((value, group))
-    group, value = group[order], value[order]
-    edges = np.flatnonzero((np.diff(group) != 0) | (np.diff(value) != 0)) + 1
-    runs = np.split(order, edges)
-    found: dict[int, list[Ints]] = {}
-    for number, run in zip(group[np.concatenate([[0], edges])] if len(order) else [], runs, strict=False):
-        found.setdefault(int(number), []).append(run)
-    return list(found.values())
+    parts = [blocks.rows() for blocks in found]
+    before = np.cumsum([0, *(len(blocks.one) for blocks in found)])
+    numbers = [number + first for (number, _, _), first in zip(parts, before, strict=False)]
+    i, j = (np.concatenate([nothing, *(part[side] for part in parts)]) for side in (1, 2))
+    return np.concatenate([nothing, *numbers]), i, j
 
 
 def comparisons(y: Floats, found: Environments, examples: float | None, errors: Floats | None) -> Comparisons:

@@ -38,11 +38,16 @@ def run_sources(data: Data | None, run: TrialRun | None, older: Iterable[TrialRu
     """
     tags = run.tags if run else {}
     found = {name: tags.get(name, "") for name in (DIGEST, *RECORDED)}
-    versions = {name: text for name, text in tags.items() if name.endswith(VERSION)}
+    versions = {name: tags[name] for name in _versions(tuple(tags))}
     # the word of the worker, from its last attempt, counts before that of the driver that made the run
     worker = {f"{name}{VERSION}": tags[name] for name in ("torch", "python") if tags.get(name)}
     known = {"other_runs": ", ".join(other.run_id for other in older), "data_id": _data_id(data) if data else ""}
     return known | found | versions | worker
+
+
+@lru_cache(maxsize=1000)  # most runs have the same tags
+def _versions(tags: tuple[str, ...]) -> list[str]:
+    return [name for name in tags if name.endswith(VERSION)]
 
 
 @lru_cache(maxsize=256)  # the cells of a grid share their data

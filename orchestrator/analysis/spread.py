@@ -1,31 +1,38 @@
 """Seed noise of a value beside its differences between cells."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from orchestrator.analysis.bootstrap import Floats, Ints
 from orchestrator.analysis.results import Spread
 from orchestrator.analysis.rows import GROUP
 
 
-def spread_of(rows: pd.DataFrame, column: str) -> Spread:
-    """One-way analysis of variance by cell (and checkpoint), as two standard deviations.
+def spreads_of(rows: pd.DataFrame, columns: Sequence[str]) -> list[Spread]:
+    """One-way analysis of variance by cell (and checkpoint) of each column, as two standard deviations.
 
     Args:
         rows: As `rows.usable_rows` gives them.
-        column: A value column of theirs; NaN is left out.
+        columns: Value columns of theirs; NaN is left out.
     """
-    used = rows[rows[column].notna()]
-    values = used[column].to_numpy()
-    scale = float(np.abs(values).max(initial=0)) or 1.0
-    groups = (used[column] / scale).groupby([used[name] for name in GROUP])
-    sizes, means = groups.size().to_numpy(), groups.mean().to_numpy()
-    k, freedom = len(sizes), len(used) - len(sizes)
+    groups = rows.groupby(list(GROUP)).ngroup().to_numpy().astype(np.int64)
+    return [_spread(name, rows[name].to_numpy(), groups) for name in columns]
+
+
+def _spread(column: str, values: Floats, groups: Ints) -> Spread:
+    used = ~np.isnan(values)
+    scale = float(np.abs(values[used]).max(initial=0)) or 1.0
+    values = values[used] / scale
+    _, place, sizes = np.unique(groups[used], return_inverse=True, return_counts=True)
+    means = np.bincount(place, values, len(sizes)) / sizes
+    k, freedom = len(sizes), len(values) - len(sizes)
     within = between = None
     reasons = []
     if freedom > 0:
-        squares = float(((used[column] / scale - groups.transform("mean")) ** 2).sum())
+        squares = float(((values - means[place]) ** 2).sum())
         within = _finite(math.sqrt(squares / freedom) * scale)
     else:
         reasons.append("no cell has two seeds")
@@ -33,7 +40,7 @@ def spread_of(rows: pd.DataFrame, column: str) -> Spread:
         between = _finite(float(np.std(means, ddof=1)) * scale)
     else:
         reasons.append("fewer than two cells")
-    return Spread(column, len(used), k, within, between, "; ".join(reasons) or None)
+    return Spread(column, len(values), k, within, between, "; ".join(reasons) or None)
 
 
 def _finite(value: float) -> float | None:

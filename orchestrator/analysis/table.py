@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
 
@@ -18,7 +18,10 @@ from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.tracking import Store
 from orchestrator.trial_run import TrialRun
 from workers import layout
+from workers.repeats import COST as REPEATED_COST
 
+TRAINING_COSTS = {"cost/train_seconds", REPEATED_COST}
+"""Of the trial, whatever it is measured with."""
 SETTINGS, STATES = tuple(columns.SETTINGS), tuple(columns.STATES)
 
 
@@ -44,6 +47,7 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     for run in runs:
         of_trial[run.trial_id].append(run)
     by_id = {trial.trial_id: trial for trial in sweep.trials()}  # an id is a hash, which takes its time
+    labels = _Labels()
     if settings is None:
         settings = dict(zip(by_id, setting_labels(list(by_id.values())), strict=True))
     wanted = sweep.evaluation.evaluation_id
@@ -52,8 +56,8 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     for trial_id, trial in by_id.items():
         *older, newest = [None, *of_trial[trial_id]]
         prefix = _prefix(wanted, newest)
-        labels = {"trial_id": trial_id, "setting": settings[trial_id]} | _labels(trial) | _states(newest, prefix)
-        found = _rows(sweep.evaluation, trial, labels, newest, prefix)
+        said = {"trial_id": trial_id, "setting": settings[trial_id]} | labels.of(trial) | _states(newest, prefix)
+        found = _rows(sweep.evaluation, trial, said, newest, prefix)
         rows += found
         sources += [run_sources(trial.data, newest, filter(None, older))] * len(found)
     data_sets = sweep.data_sets()
@@ -71,13 +75,21 @@ def trial_table(sweep: Sweep, runs: Sequence[TrialRun], settings: Mapping[str, s
     return table
 
 
+class _Fixed(dict[str, Any]):
+    """Plain data that nobody changes: pandas copies a table's `attrs`, and what is in them, with every operation, and
+    an analysis has thousands of these."""
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+
 def _about(sweep: Sweep) -> dict[Hashable | None, Any]:
     evaluation = sweep.evaluation
     return {
         "sweep": sweep.name,
         "evaluation_id": evaluation.evaluation_id,
-        "evaluation": evaluation.model_dump(mode="json"),
-        "measures": [measure.model_dump(mode="json") for measure in evaluation.measures],
+        "evaluation": _Fixed(evaluation.model_dump(mode="json")),
+        "measures": [_Fixed(measure.model_dump(mode="json")) for measure in evaluation.measures],
     }
 
 
@@ -212,13 +224,26 @@ def _external_row(run: TrialRun, prefix: str | None) -> dict[str, Any]:
     return row | _states(run, prefix) | _values(run, layout.LAST, prefix)
 
 
-def _labels(trial: Trial) -> dict[str, Any]:
-    return {
-        "method": trial.method.label(),
-        "method_name": trial.method.name,
-        "regularizer": trial.regularizer_label,
-        "seed": trial.seed,
-    }
+class _Labels:
+    """What a trial is called in a table."""
+
+    def __init__(self) -> None:
+        self._methods: dict[int, str] = {}
+        self._regularizers: dict[tuple[int, ...], str] = {}
+
+    def of(self, trial: Trial) -> dict[str, Any]:
+        """By column. The trial must outlive the labels: cells of a grid share their parts, which are told by `id`."""
+        method, regularizers = id(trial.method), tuple(map(id, trial.regularizers))
+        if method not in self._methods:
+            self._methods[method] = trial.method.label()
+        if regularizers not in self._regularizers:
+            self._regularizers[regularizers] = trial.regularizer_label
+        return {
+            "method": self._methods[method],
+            "method_name": trial.method.name,
+            "regularizer": self._regularizers[regularizers],
+            "seed": trial.seed,
+        }
 
 
 def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
@@ -235,15 +260,21 @@ def _states(run: TrialRun | None, prefix: str | None) -> dict[str, Any]:
 
 def _values(run: TrialRun, network: str, prefix: str | None) -> dict[str, float]:
     """A network's values, by column; what training said and cost stands in the rows of last networks only."""
-    return {name: value for key, value in run.metrics.items() if (name := _column(key, network, prefix))}
+    metrics = run.metrics
+    return {name: metrics[key] for key, name in _columns(tuple(metrics), network, prefix)}
 
 
-@lru_cache(maxsize=10_000)  # the same names in every run
+@lru_cache(maxsize=1000)  # most runs have the same names
+def _columns(keys: tuple[str, ...], network: str, prefix: str | None) -> list[tuple[str, str]]:
+    """Those of a run's metrics that stand in the row of a network, each with its column."""
+    return [(key, name) for key in keys if (name := _column(key, network, prefix))]
+
+
 def _column(key: str, network: str, prefix: str | None) -> str:
     """Where a metric of a run stands in the row of a network; '' for one that is not in it."""
     inner = "" if network == layout.LAST else f"{network}/"
     if key.startswith(("train/", "validation/", "cost/")):
-        name = "" if inner or (prefix and key != "cost/train_seconds" and key.startswith("cost/")) else key
+        name = "" if inner or (prefix and key not in TRAINING_COSTS and key.startswith("cost/")) else key
     elif prefix is None or not key.startswith(prefix + inner):
         name = ""
     else:
@@ -257,6 +288,12 @@ def _flags(run: TrialRun | None, network: str, prefix: str | None) -> str:
     """What its measures say about a network's values, as `measure: sentence; sentence`, one measure after another."""
     if run is None or prefix is None or run.state != "finished":
         return ""
-    start = f"{prefix}flags/{network}/"
-    found = {key.removeprefix(start): text for key, text in run.tags.items() if key.startswith(start) and text}
+    tags = run.tags
+    found = {measure: tags[key] for key, measure in _flagged(tuple(tags), f"{prefix}flags/{network}/") if tags[key]}
     return " | ".join(f"{measure}: {text}" for measure, text in sorted(found.items()))
+
+
+@lru_cache(maxsize=1000)
+def _flagged(tags: tuple[str, ...], start: str) -> list[tuple[str, str]]:
+    """Those of a run's tags that begin with `start`, each with what follows."""
+    return [(key, key.removeprefix(start)) for key in tags if key.startswith(start)]

@@ -75,6 +75,7 @@ def _show_answer(file: "SweepFile", published: "Answer | None") -> None:
 
 def _evaluate(request: Request, address: str | None, started: Callable[[], None] | None) -> int:
     from orchestrator.evaluations import measuring_plan, only_measuring
+    from orchestrator.local_copy import confirmed_runs
     from orchestrator.submit import submit
 
     file, options, evaluation = request.file(), request.options, request.options.evaluation
@@ -83,7 +84,7 @@ def _evaluate(request: Request, address: str | None, started: Callable[[], None]
     prepare = only_measuring(evaluation)
     console = open_console(err=options.as_json)
     done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
-    runs = store.trial_runs(file.sweep.name)
+    runs = confirmed_runs(file.sweep, store)
     code = report_evaluation(file, measuring_plan(file.sweep, evaluation, runs), runs, options.as_json)
     return stop_code(done) or code
 

@@ -13,7 +13,6 @@ from orchestrator.cli.commands import (
     plan_json,
     planned,
     print_json,
-    recorded_table,
     records,
     show_cost,
 )
@@ -41,7 +40,7 @@ group = typer.Typer()
 
 STATUS_COLUMNS = (
     *("trial_id", "checkpoint", "epoch", "method", "regularizer", "setting", "seed", "state", "attempt"),
-    *("error_class", "error", "train_loss", "robust_loss_gap"),
+    *("error_class", "error", "train_loss", "robust_loss_gap", "waits_for"),
 )
 
 
@@ -199,6 +198,7 @@ def evaluate(
     from orchestrator.cli.running import carry_out_where
     from orchestrator.cluster.request import Options, Request
     from orchestrator.evaluations import Changes, changed, measuring_plan
+    from orchestrator.local_copy import LocalCopy
     from orchestrator.recorded import open_sweep
 
     limits = Limits(max_concurrent, max_hours, priority)
@@ -206,7 +206,7 @@ def evaluate(
     evaluation = changed(file.sweep, Changes(measures, tuple(settings or ()), checkpoints, seed))
     store = existing_store(file)
     if dry_run:
-        runs = store.trial_runs(file.sweep.name)
+        runs = LocalCopy(file.sweep, store).confirmed_runs()
         show_cost(measuring_plan(file.sweep, evaluation, runs), runs, as_json)
         return
     options = Options(evaluation=evaluation, limits=limits, as_json=as_json)
@@ -223,24 +223,19 @@ def status(
     tracking_uri: TrackingOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is done, running, failed and missing."""
-    from orchestrator.analysis.table import one_per_trial
-    from orchestrator.driver import has_driver
-    from orchestrator.local_folder import stored_folder
-    from orchestrator.show import status_table
+    """Show what is done, running, failed and missing, and what waits for what.
 
-    file, table = recorded_table(sweep, places(storage, tracking_uri, profile), evaluation, fresh)
-    counts = {str(state): int(count) for state, count in one_per_trial(table)["state"].value_counts().items()}
-    shown = [column for column in STATUS_COLUMNS if column in table]
-    table = table[table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
-    # whoever does not see the storage believes the sweep's own run
-    seen = stored_folder(file.sweep) is not None
-    alive = has_driver(file.sweep) if seen else existing_store(file).is_driven(file.sweep.name)
+    While the tracking store is away, what the storage knows is shown.
+    """
+    from orchestrator.recorded import open_sweep
+    from orchestrator.show import show_status
+    from orchestrator.status import sweep_status
+
+    file = open_sweep(sweep, places(storage, tracking_uri, profile))
+    found = sweep_status(file, lambda: existing_store(file), evaluation, fresh)
+    table = found.table[found.table["checkpoint"].isin(["last", "best"])]  # curves are for `export`
+    rows = records(table[[column for column in STATUS_COLUMNS if column in table]])
     if as_json:
-        print_json({"driver_alive": alive, "counts": counts, "trials": records(table[shown])})
-        return
-    out = open_console()
-    out.print(status_table(records(table[shown])))
-    out.print(", ".join(f"{count} {state}" for state, count in counts.items()), highlight=False)
-    if counts.get("running") and not alive:
-        out.print("its driver is gone: `flatsweep submit` goes on from the checkpoints of what says 'running'")
+        print_json(found.as_dict() | {"trials": rows})
+    else:
+        show_status(found, rows, open_console())

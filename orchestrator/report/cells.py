@@ -20,6 +20,8 @@ MARKS = {
 }
 """A sign for each state, so that colour is never all there is."""
 
+TRAIN, REPEATED = "train", "repeated"
+
 
 @dataclass(frozen=True)
 class Share:
@@ -165,7 +167,7 @@ class Costs:
     """What training and measuring took."""
 
     names: tuple[str, ...]
-    """`train`, and the measures."""
+    """`train`, `repeated` where any training was, and the measures."""
     rows: tuple[Cost, ...]
     total: Cost
 
@@ -174,13 +176,19 @@ class Costs:
         """Of the rows, for bars."""
         return max((row.total for row in self.rows), default=0.0)
 
+    def training(self, row: Cost) -> float:
+        """What of a row is training, for bars."""
+        return sum(part or 0.0 for name, part in zip(self.names, row.parts, strict=True) if name in {TRAIN, REPEATED})
+
 
 def costs(table: pd.DataFrame) -> Costs | None:
     """Seconds by method, of every trial that recorded any; None where no trial did."""
     trials = one_per_trial(table)
     columns = {match["what"]: str(name) for name in trials if (match := COST_NAME.fullmatch(str(name)))
                and match["unit"] == "seconds" and not str(name).endswith(SE)}  # fmt: skip
-    names = tuple(sorted(columns, key=lambda name: (name != "train", name)))
+    if REPEATED in columns and not pd.to_numeric(trials[columns[REPEATED]], errors="coerce").sum():
+        del columns[REPEATED]
+    names = tuple(sorted(columns, key=lambda name: (name != TRAIN, name != REPEATED, name)))
     seconds = trials[[columns[name] for name in names]].apply(pd.to_numeric, errors="coerce")
     spent = seconds.notna().any(axis=1)
     if not spent.any():

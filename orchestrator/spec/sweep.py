@@ -3,6 +3,7 @@
 import itertools
 import re
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -53,10 +54,15 @@ class Trial(Spec):
     training: Training
     seed: Annotated[Integer, Field(ge=0, lt=2**63)]
 
-    @property
+    @cached_property
     def trial_id(self) -> str:
         """Hash of everything above, in hex."""
         return digest(self)
+
+    def __copy__(self) -> Self:
+        copied = super().__copy__()
+        copied.__dict__.pop("trial_id", None)  # `model_copy` changes the copy
+        return copied
 
     @property
     def unlabeled(self) -> Unlabeled | None:
@@ -157,6 +163,10 @@ class Grid(Spec):
     """One trial per seed in every cell."""
     exclude: tuple[Exclude, ...] = ()
     """Cells that are left out."""
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether no exclude takes a trial of the grid out."""
+        return not any(rule.matches(trial) for rule in self.exclude)
 
 
 def _with_last(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -300,13 +310,10 @@ class Sweep(Spec):
     @model_validator(mode="after")
     def _cells_can_be_trained(self) -> Self:
         for number, grid in enumerate(self.grid):
-            known = set()
-            for cell in list(self._left(grid)):  # all at once: what a cell holds must not give its id away
-                key = (id(cell.data), id(cell.model), id(cell.training), id(cell.method), id(cell.regularizers))
-                if key not in known:
-                    known.add(key)
-                    for (section, *rest), reason in impossible.reasons(cell):
-                        raise problem(reason, *self._place_of(str(section), number, cell), *rest)
+            for of_all_seeds in self._by_seed(grid):
+                cell = next((cell for cell in of_all_seeds if grid.keeps(cell)), None)
+                for (section, *rest), reason in impossible.reasons(cell) if cell else ():
+                    raise problem(reason, *self._place_of(str(section), number, cell), *rest)
         return self
 
     def _place_of(self, section: str, number: int, cell: Trial) -> Place:
@@ -334,20 +341,20 @@ class Sweep(Spec):
                         raise problem(found["msg"], *place) from error
         return self
 
-    def _cells(self, grid: Grid) -> Iterator[Trial]:
+    def _by_seed(self, grid: Grid) -> Iterator[Iterator[Trial]]:
+        """The trials of a grid, excluded or not: for each combination of all else those of its seeds."""
         shared = (grid.data or self.data, grid.model or self.model, grid.training or self.training)
-        for data, model, training, method, regularizers, seed in itertools.product(
-            *shared, grid.methods, grid.regularizers, grid.seeds
-        ):
-            yield Trial(data=data, model=model, training=training, method=method, regularizers=regularizers, seed=seed)
+        for parts in itertools.product(*shared, grid.methods, grid.regularizers):
+            named = dict(zip((*SHARED, "method", "regularizers"), parts, strict=True))
+            # the parts were validated with the sweep: to do it again for ten thousand trials takes seconds
+            yield (Trial.model_construct(**named, seed=seed) for seed in grid.seeds)
 
-    def _left(self, grid: Grid) -> Iterator[Trial]:
-        """The cells of a grid that are not excluded."""
-        return (cell for cell in self._cells(grid) if not any(rule.matches(cell) for rule in grid.exclude))
+    def _cells(self, grid: Grid) -> Iterator[Trial]:
+        return itertools.chain.from_iterable(self._by_seed(grid))
 
     def trials(self) -> list[Trial]:
         """Every cell of every grid that is not excluded, once; seeds vary fastest, so that a cell's run together."""
-        cells = [cell for grid in self.grid for cell in self._left(grid)]
+        cells = [cell for grid in self.grid for cell in self._cells(grid) if grid.keeps(cell)]
         if len(self.grid) == 1:
             return cells
         by_id: dict[str, Trial] = {}
@@ -357,8 +364,10 @@ class Sweep(Spec):
 
     def teachers(self) -> list[Trial]:
         """The trials that are no cell of the grid, but whose networks make pseudo-labels for cells of it."""
+        if not any(isinstance(layer, Unlabeled) for grid in self.grid for way in grid.methods for layer in layers(way)):
+            return []
         cells = self.trials()
-        known = {cell.trial_id for cell in cells} if any(cell.unlabeled for cell in cells) else set()
+        known = {cell.trial_id for cell in cells}
         found = {teacher.trial_id: teacher for cell in cells if (teacher := cell.teacher) is not None}
         return [teacher for trial_id, teacher in found.items() if trial_id not in known]
 

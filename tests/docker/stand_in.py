@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 from postgres import private_postgres
+from psycopg.sql import SQL
 from s3_server import S3Server
 
 
@@ -50,12 +51,11 @@ async def forward(address: str, ways: dict[int, tuple[str, int]]) -> None:
 
 def postgres(address: str, secrets: Path) -> None:
     with private_postgres() as server:
-        with contextlib.closing(psycopg.connect(server.uri())) as connection:
-            connection.autocommit = True
+        with contextlib.closing(psycopg.connect(server.uri(), autocommit=True)) as connection:
             password = (secrets / "postgres_password").read_text().strip()
-            # as the image does with POSTGRES_USER, POSTGRES_PASSWORD_FILE and POSTGRES_DB
-            connection.cursor().execute("CREATE ROLE mlflow SUPERUSER LOGIN PASSWORD %s", (password,))
-            connection.cursor().execute("CREATE DATABASE mlflow OWNER mlflow")
+            # as the image does with POSTGRES_USER, POSTGRES_PASSWORD_FILE and POSTGRES_DB; a role takes no parameters
+            connection.execute(SQL("CREATE ROLE mlflow SUPERUSER LOGIN PASSWORD {}").format(password))
+            connection.execute("CREATE DATABASE mlflow OWNER mlflow")
         asyncio.run(forward(address, {5432: (server.host, server.port)}))
 
 

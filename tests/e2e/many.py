@@ -2,6 +2,7 @@
 
 import subprocess
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ LOOK_SECONDS = 1.0
 
 @dataclass
 class Memory:
-    """The driver's resident memory in MiB, second by second."""
+    """The driver's resident memory in MiB, second by second, with the times in s since 1970."""
 
-    samples: list[float] = field(default_factory=list)
+    samples: list[tuple[float, float]] = field(default_factory=list)
+
+    def at(self, seconds: float) -> float:
+        """Memory at the last look before a time, or at the first one."""
+        return [size for when, size in self.samples if when <= seconds or when == self.samples[0][0]][-1]
 
     def growth(self) -> float:
         """Largest over the first fifth's largest: what comes after trials have begun to end."""
-        begun = max(1, len(self.samples) // 5)
-        return max(self.samples) / max(self.samples[:begun])
+        sizes = [size for _, size in self.samples]
+        return max(sizes) / max(sizes[: max(1, len(sizes) // 5)])
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,7 @@ def _watch(memory: Memory, ended: threading.Event) -> None:
                 words = status.read_bytes().split(b"\0")
                 if DRIVER.encode() in words and b"python" in words[0]:
                     lines = (status.parent / "status").read_text().splitlines()
-                    memory.samples.append(next(int(line.split()[1]) / 1024 for line in lines if "VmRSS" in line))
+                    size = next(int(line.split()[1]) / 1024 for line in lines if "VmRSS" in line)
+                    memory.samples.append((time.time(), size))
             except (OSError, StopIteration):
                 continue  # it has just ended

@@ -1,7 +1,8 @@
-"""One sweep that is killed in every way: its driver, then Ctrl-C, then a worker. Nothing is lost or done twice.
+"""One sweep that is killed in every way: its driver, then a stop, then a worker. Nothing is lost or done twice.
 
-Stage by stage: the driver of trials 0 and 1 gets SIGKILL in the middle; the next submit gets SIGINT; the last one,
-of a grid grown by trial 2, finishes them all, while the worker of trial 2 gets SIGKILL.
+Stage by stage: the driver of trials 0 and 1 gets SIGKILL in the middle; the next submit gets SIGTERM with its whole
+process group, as batch systems send it; the last one, of a grid grown by trial 2, finishes them all, while the worker
+of trial 2 gets SIGKILL.
 """
 
 import contextlib
@@ -108,12 +109,12 @@ def stopped(driver_killed: Stage, place: Place, ids: list[str]) -> Stage:
         )
         scratch = (place.trial_folder(".driver.scratch")).read_text()
         workers = tuple(int(place.journal_tag(trial_id, "pid")) for trial_id in ids)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGTERM)
         code = process.wait(200)
     return ended(place, ids, code, scratch, workers)
 
 
-def test_ctrl_c_ends_in_order(stopped: Stage, place: Place, ids: list[str], driver_killed: Stage) -> None:
+def test_a_stop_ends_in_order(stopped: Stage, place: Place, ids: list[str], driver_killed: Stage) -> None:
     assert stopped.code == 130
     assert "stopping: running trials save a checkpoint" in place.output("stdout") + stopped.errors
     assert "Traceback" not in stopped.errors

@@ -4,6 +4,7 @@ import json
 import shutil
 import sqlite3
 import sys
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 from rich.console import Console
 from torch import nn
@@ -327,6 +329,35 @@ def test_values_that_changed_and_came_back(whole: Place) -> None:
     history = sorted((point.timestamp, point.value) for point in whole.store.client.get_metric_history(run_id, "odd"))
     assert [at for at, _ in history] == [10, 20, 30, 40, 50]
     assert not sync(whole.file).changed
+
+
+def test_only_curves_cost_a_question(whole: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, ask = [], MlflowClient.get_metric_history
+
+    def counted(client: MlflowClient, run_id: str, key: str) -> Any:
+        asked.append((run_id, key))
+        return ask(client, run_id, key)
+
+    monkeypatch.setattr(MlflowClient, "get_metric_history", counted)
+    assert not sync(whole.file).changed
+    run_ids, curves, single = whole.run_ids(), [], 0
+    for trial in whole.file.sweep.trials()[:4]:
+        keys = Counter(record.key for record in Journal(whole.folder(trial)).records if record.kind == "metric")
+        curves += [(run_ids[trial.trial_id], key) for key, count in keys.items() if count > 1]
+        single += sum(count == 1 for count in keys.values())
+    assert sorted(asked) == sorted(curves)
+    assert single > 3
+
+
+@pytest.mark.parametrize(("held", "sent"), [([(0.5, 5)], 1), ([(0.25, 5)], 0), ([(0.25, 10), (0.5, 20)], 0)])
+def test_one_value_against_a_history(whole: Place, held: list[tuple[float, int]], sent: int) -> None:
+    """What the journal holds once, while the store's newest is another: its history decides."""
+    trial = whole.file.sweep.trials()[0]
+    run_id = whole.run_ids()[trial.trial_id]
+    for value, at in held:
+        whole.store.client.log_metric(run_id, "odd", value, at, 1)
+    Journal(whole.folder(trial)).add([Record("metric", "odd", value=0.25, step=1, time_ms=10)])
+    assert sum(one.values for one in sync(whole.file).sent) == sent
 
 
 def test_a_trial_whose_worker_died(whole: Place) -> None:

@@ -1,7 +1,8 @@
 """The recorder against sinks that fail, hang, or take some records and then fail."""
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from workers import recorder as module
 from workers.journal import Journal, Record
 from workers.recorder import Recorder
 from workers.storage import Folder
+from workers.unsent import Unsent, noted
 
 
 class Flaky:
@@ -18,6 +20,7 @@ class Flaky:
     def __init__(self, pattern: str, partly: bool = False) -> None:
         self.pattern, self.partly, self.calls = pattern, partly, 0
         self.received: list[Record] = []
+        self.heard: list[Unsent | None] = []
         self.called = threading.Event()
 
     def send(self, records: Sequence[Record]) -> None:
@@ -29,6 +32,9 @@ class Flaky:
         if fails:
             raise ConnectionError("the store is down")
         self.received += records
+
+    def told(self, waits: Unsent | None) -> None:
+        self.heard.append(waits)
 
 
 @pytest.fixture
@@ -81,11 +87,11 @@ def test_closing_does_not_wait_for_a_long_retry_or_a_sink_that_hangs(tmp_path: P
     """With the real waits between attempts and a sink that never answers: it would hang if it waited for them."""
     release = threading.Event()
 
-    class Hanging:
+    class Hanging(Flaky):
         def send(self, records: Sequence[Record]) -> None:
             release.wait(300)
 
-    for sink in (Flaky("x"), Hanging()):
+    for sink in (Flaky("x"), Hanging("x")):
         recorder = Recorder(Folder(str(tmp_path / type(sink).__name__)), sink)
         fill(recorder, epochs=1)
         assert recorder.close(0.2) == 5
@@ -129,3 +135,59 @@ def test_without_a_sink_the_journal_is_all(tmp_path: Path) -> None:
         ("metric", "loss", 0), ("metric", "error", 0), ("metric", "loss", 1), ("metric", "error", 1),
     ]  # fmt: skip
     assert [r.text for r in records if r.kind == "state"] == ["running", "finished"]
+
+
+def test_what_waits_for_long_is_told_until_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RETRY_SECONDS", (0.01,))
+    monkeypatch.setattr(module, "LATE_SECONDS", 0.05)
+    sweep, sink = Folder(str(tmp_path)), Flaky("x")
+    before_ms = int(time.time() * 1000)
+    recorder = Recorder(sweep / "trial", sink)
+    fill(recorder, epochs=3)
+    wait_until(lambda: "trial" in noted(sweep) and noted(sweep)["trial"].records == 11)
+    found = noted(sweep)["trial"]
+    assert found.reason == "the store is down"
+    assert before_ms - 1 <= found.since_ms <= int(time.time() * 1000) and 0 <= found.seconds(found.since_ms) < 1
+    recorder.metrics({"loss": 0.1}, step=7)
+    wait_until(lambda: noted(sweep)["trial"].records == 12)
+    sink.pattern = "."
+    assert recorder.close(30) == 0
+    assert noted(sweep) == {} and sink.heard[-1] is None
+    assert [waits.records for waits in sink.heard[:-1] if waits][-1] == 12
+
+
+def test_a_store_that_hangs_is_told_of_by_the_next_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LATE_SECONDS", 0.05)
+    sweep, release = Folder(str(tmp_path)), threading.Event()
+
+    class Hanging(Flaky):
+        def send(self, records: Sequence[Record]) -> None:
+            release.wait(300)
+
+    recorder = Recorder(sweep / "trial", Hanging("x"))
+    recorder.state("running")
+    assert noted(sweep) == {}  # no longer than a store may take
+    time.sleep(0.1)
+    recorder.metrics({"loss": 0.1}, step=1)
+    assert (noted(sweep)["trial"].records, noted(sweep)["trial"].reason) == (2, "")
+    release.set()
+    assert recorder.close(30) == 0
+    assert noted(sweep) == {}
+
+
+def test_what_is_never_sent_stays_told_until_another_attempt_sends_it(tmp_path: Path) -> None:
+    """Also without a wait: the end of a trial is the last time that anybody can tell."""
+    sweep = Folder(str(tmp_path))
+    recorder = Recorder(sweep / "trial", Flaky("x"))
+    fill(recorder, epochs=1)
+    assert recorder.close(0.1) == 5
+    assert noted(sweep)["trial"].records == 5
+    assert Recorder(sweep / "trial", Flaky(".")).close(30) == 0
+    assert noted(sweep) == {}
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
