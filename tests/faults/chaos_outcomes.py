@@ -13,7 +13,8 @@ from chaos_server import ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW
 from workers.faults import LOG
 
 KILLS_NOBODY = {ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW, SECOND, *(kind.what for kind in CLOCKS)}
-PLACES = list(dict.fromkeys([*(kind.what for kind in KINDS), *OTHERS]))
+PLACES = list(dict.fromkeys([*(kind.family or kind.what for kind in KINDS), *OTHERS]))
+FAMILIES = {kind.what: kind.family for kind in KINDS if kind.family}
 
 
 def what_of(fault: dict[str, Any]) -> str:
@@ -48,10 +49,10 @@ class Outcome:
     """`dies`, `fails` or `stalls`."""
     seconds: float | None
     """Until the sweep was where it had been; None: never."""
-    batches: int
-    """Trained again because of it."""
     epochs: float
-    """The same in epochs."""
+    """Trained again because of it, in all trials together."""
+    most: float
+    """The same in one trial."""
 
 
 def outcomes(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Outcome]:
@@ -69,7 +70,7 @@ def outcomes(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list
                 what_of(fault),
                 _effect(fault),
                 _seconds(fault, events),
-                sum(batches for _, batches, _, _ in lost),
+                sum(batches / of_epoch for _, batches, of_epoch, _ in lost),
                 max((batches / of_epoch for _, batches, of_epoch, _ in lost), default=0.0),
             )
         )
@@ -138,12 +139,14 @@ def in_order(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list
 
 
 def table(found: list[Outcome]) -> str:
-    """A line for each kind, as Markdown."""
-    columns = ("fault", "", "injected", "recovered", "s, median", "s, max", "batches repeated", "epochs, max")
+    """A line for each kind, as Markdown; `at most`: epochs that one trial repeated because of one fault."""
+    columns = ("fault", "", "injected", "recovered", "s, median", "s, max", "epochs repeated", "at most")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    groups = sorted({(one.what, one.effect) for one in found}, key=lambda group: (PLACES.index(group[0]), group[1]))
-    for group in groups:
-        lines.append(_line(*group, [one for one in found if (one.what, one.effect) == group]))
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for one in found:
+        groups.setdefault((FAMILIES.get(one.what, one.what), one.effect), []).append(one)
+    for group in sorted(groups, key=lambda group: (PLACES.index(group[0]), group[1])):
+        lines.append(_line(*group, groups[group]))
     lines.append(_line("all", "", found))
     return "\n".join(lines)
 
@@ -151,9 +154,8 @@ def table(found: list[Outcome]) -> str:
 def _line(what: str, effect: str, group: list[Outcome]) -> str:
     seconds = [one.seconds for one in group if one.seconds is not None]
     times = f"{median(seconds):.1f} | {max(seconds):.1f}" if seconds else "| "
-    epochs = max((one.epochs for one in group), default=0.0)
-    batches = sum(one.batches for one in group)
-    return f"| {what} | {effect} | {len(group)} | {len(seconds)} | {times} | {batches} | {epochs:.2g} |"
+    again, most = sum(one.epochs for one in group), max((one.most for one in group), default=0.0)
+    return f"| {what} | {effect} | {len(group)} | {len(seconds)} | {times} | {again:.1f} | {most:.2g} |"
 
 
 def repeated_too_much(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[str]:

@@ -171,7 +171,7 @@ def test_what_a_fault_cost_is_read_from_the_events() -> None:
     events += [{"event": "fault"} | fault]
     events += [event(10 + step, 9, "second", step) for step in range(6, 11)]
     (found,) = outcomes([fault], events)
-    assert (found.effect, found.seconds, found.batches, found.epochs) == ("dies", 17 - 7.5, 2, 0.4)
+    assert (found.effect, found.seconds, found.epochs, found.most) == ("dies", 17 - 7.5, 0.4, 0.4)
     assert repeated_too_much([fault], events) == []
     events[-5:] = [event(11 + step, 9, "second", step) for step in range(1, 11)]
     assert repeated_too_much([fault], events) == ["t: 1.4 epochs were trained again, not 1 at most"]
