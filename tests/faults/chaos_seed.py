@@ -116,11 +116,9 @@ class Seed:
         """Does what is due before the driver of that number, if there is something to do it to."""
         for act in [act for act in self._between if act.driver <= number]:
             wait_for_children(60)  # nobody does that while workers of a dead driver are still dying
-            at = time.monotonic()
-            if BETWEEN[act.what](self._place, random.Random(act.chance)):
+            if about := BETWEEN[act.what](self._place, random.Random(act.chance)):
                 self._between.remove(act)
-                note_act(Path(f"{self._faults_file}{LOG}"), act.what)
-                note(self._folder, event="acted", seconds=time.monotonic() - at)
+                note_act(Path(f"{self._faults_file}{LOG}"), act.what, about=about)
 
     def _put_data_back(self) -> None:
         if (self._folder / DATA).read_bytes() != (self._folder.parent / DATA).read_bytes():

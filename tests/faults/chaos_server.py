@@ -178,9 +178,9 @@ class _Faulty:
         return [fault.what for fault in due.values()]
 
 
-def log_line(what: str, seconds: float = 0.0, pid: int | None = None) -> dict[str, Any]:
+def log_line(what: str, seconds: float = 0.0, pid: int | None = None, about: str = "*") -> dict[str, Any]:
     """How something that did not happen at a fault point is noted among those that did."""
-    shared = {"point": "outside", "action": "", "of": what, "hit": 1, "about": ""}
+    shared = {"point": "outside", "action": "", "of": what, "hit": 1, "about": about}
     return shared | {"seconds": seconds, "pid": pid or os.getpid(), "time": time.monotonic()}
 
 
