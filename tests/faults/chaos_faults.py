@@ -105,8 +105,8 @@ DRIVER = (
 )
 HOUR = 3600.0
 STORAGE = (
-    Kind("disk full for a while", "*/half", ("enospc",), 20, seconds=(0.3, 3)),
-    Kind("storage read-only for a while", "*/half", ("erofs",), 20, seconds=(0.3, 3)),
+    Kind("disk full for a while", "*/half", ("enospc",), 6, seconds=(0.3, 3)),
+    Kind("storage read-only for a while", "*/half", ("erofs",), 6, seconds=(0.3, 3)),
     Kind("I/O error in 1 % of writes", "*/half", ("eio",), share=0.01),
 )
 NUMBERS = (

@@ -14,6 +14,8 @@ from chaos_server import ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW
 from workers.faults import LOG
 
 KILLS_NOBODY = {ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW, SECOND, *(kind.what for kind in CLOCKS)}
+CLASSES = {"nan": "diverged", "inf": "diverged", "oom": "out_of_memory", "outside": "code_error"}
+"""What wrong numbers are recorded as."""
 COSTS_NOTHING = {*KILLS_NOBODY, *BETWEEN} - {*AGAIN, DATA_CHANGED}
 """What trials lose no work by."""
 PLACES = list(dict.fromkeys([*(kind.family or kind.what for kind in KINDS), *OTHERS]))
@@ -62,7 +64,8 @@ def outcomes(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list
     """Looks up in the events how each fault was recovered from.
 
     A worker's fault is over when its trial stands where it stood; one that kills a driver when a trial goes on under
-    the next one, or that one ends; one that kills nobody when it no longer lasts and records arrive or a trial goes on.
+    the next one, or that one ends; one that kills nobody when it no longer lasts and records arrive or a trial goes on;
+    wrong numbers when their trial is through.
     """
     repeated = _repeated(faults, events)
     found = []
@@ -89,6 +92,8 @@ def _seconds(fault: dict[str, Any], events: list[dict[str, Any]]) -> float | Non
         until = fault["time"] + (fault["seconds"] if fault["action"] != "clock" else 0.0)
         ends = (event for event in after if event["event"] in {"sent", "step"} and event["time"] >= until)
         ends_or_over = [*ends][:1] or over
+    elif fault["action"] in CLASSES:
+        ends_or_over = [event for event in after if event["event"] == "done" and event["trial"] == fault["about"]][:1]
     elif own:
         trial, stood = own[-1]["trial"], _standing(own[-1])
         ends = (event for event in after if event.get("trial") == trial and _standing(event) >= stood)
@@ -193,9 +198,6 @@ def repeated_too_much(faults: list[dict[str, Any]], events: list[dict[str, Any]]
         if again.epochs > most:
             found.append(f"{again.trial}: {again.epochs:g} epochs were trained again, not {most:g} at most")
     return found
-
-
-CLASSES = {"nan": "diverged", "inf": "diverged", "oom": "out_of_memory", "outside": "code_error"}
 
 
 def wrong_failures(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[str]:
