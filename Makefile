@@ -68,11 +68,23 @@ $(PEERS): $(STAMP) benchmarks/requirements.txt
 
 bench: $(STAMP) $(PEERS)
 	$(BIN)/python benchmarks/attack_step.py
+	$(BIN)/python benchmarks/at_step.py
+	$(BIN)/python benchmarks/side_by_side.py
+	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/curvature.py
+	$(BIN)/python benchmarks/flatness.py
 	$(BIN)/python benchmarks/trial_overhead.py
+	$(BIN)/python benchmarks/cluster_overhead.py
+	$(BIN)/python benchmarks/first_trial.py
+	$(BIN)/python benchmarks/driver.py
+	$(BIN)/python benchmarks/commands.py
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/fault_points.py
+
+# On a machine with a GPU; the script alone needs no more than torch, torchvision, numpy and pydantic.
+bench-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu.py
 
 # Needs the network: where nobody can be asked, it fails and says so.
 audit: $(STAMP)

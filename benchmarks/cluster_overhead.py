@@ -28,6 +28,12 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=500)
     count = parser.parse_args().trials
     sys.path[:0] = [str(TESTS), str(TESTS / "e2e")]
+    import hosts
+    import postgres
+
+    if reason := hosts.why_not() or (postgres.NO_PROGRAMS if postgres.programs() is None else None):
+        print(f"left out: {reason}")
+        return
     from apart import WORKERS, cluster_apart
     from many import run_many
 
@@ -38,7 +44,9 @@ def main() -> None:
     each = len(WORKERS) * (ends[-1] - ends[FEW - 1]) / 1000 / (count - FEW)
     costs = [sum(v for k, v in run["metrics"].items() if k.startswith("cost/") and "_seconds" in k) for run in runs]
     load = " / ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"{machine()}, load {load}; {len(runs)} runs of {count} trials, {len(WORKERS)} workers")
+    trials = {run["tags"]["flatsweep.trial_id"] for run in runs if run["status"] == "FINISHED"}
+    print(f"{machine()}, load {load}; {len(WORKERS)} workers")
+    print(f"{len(runs)} runs, FINISHED those of {len(trials)} different trials of {count}")
     print(f"{each:.2f} s a trial and worker, of that {statistics.median(costs):.2f} s its own work")
     print(f"overhead {each - statistics.median(costs):.2f} s")
     sizes = [f"{done}: {many.memory.at(ends[done - 1] / 1000):.0f}" for done in range(STEP, count + 1, STEP)]

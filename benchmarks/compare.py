@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 CPU = torch.device("cpu")
@@ -97,7 +95,6 @@ def print_ratios(
     ours: str,
     unit: str = "ms",
     in_unit: Callable[[float], float] = lambda value: 1000 * value,
-    console: Console | None = None,
     floor: float | None = None,
     peak: Peak | None = None,
 ) -> None:
@@ -109,30 +106,29 @@ def print_ratios(
         ours: the alternative that the others are compared with.
         unit: in which seconds are shown.
         in_unit: from seconds to that unit.
-        console: where the table goes.
         floor: least amount of FLOP or bytes that the task takes, whoever does it.
         peak: timed in the same run, in the unit of `floor`; then each row shows at which fraction of the peak's rate it
             does the floor's work.
     """
-    table = Table(title=title, title_justify="left")
-    table.add_column("what")
-    for heading in (f"{unit}, median", "min", "max", "times ours, median", "min", "max"):
-        table.add_column(heading, justify="right")
+    three = ("median", "min", "max")
+    headings = ["", *(f"{unit}, {each}" for each in three), *(f"times ours, {each}" for each in three)]
     fractions = reached(seconds, floor, peak) if floor and peak else {}
-    for heading in ("% of peak, median", "min", "max") if fractions else ():
-        table.add_column(heading, justify="right")
+    headings += [f"% of peak, {each}" for each in three] if fractions else []
+    rows = []
     for name, values in seconds.items():
         if peak and name == peak.name:
             continue
         ratios = [value / own for value, own in zip(values, seconds[ours], strict=True)]
-        cells = _three([in_unit(value) for value in values], 1) + _three(ratios, 2)
-        table.add_row(name, *cells, *(_three([100 * each for each in fractions[name]], 1) if fractions else ()))
-    shown = console or Console()
-    shown.print(table)
+        row = [name, *_three([in_unit(value) for value in values], 1), *_three(ratios, 2)]
+        rows.append(row + (_three([100 * each for each in fractions[name]], 1) if fractions else []))
+    print(f"\n{title}")
+    widths = [max(len(row[column]) for row in [headings, *rows]) for column in range(len(headings))]
+    for row in [headings, *rows]:
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        print("  ".join([row[0].ljust(widths[0]), *cells]))
     if floor and peak:
         median, least, most = _three([peak.amount / value / 1e9 for value in seconds[peak.name]], 1)
-        shown.print(f"floor: {floor / 1e9:,.4g} G{peak.unit}; peak: {peak.name}, {median} G{peak.unit}/s "
-                    f"({least} to {most})")  # fmt: skip
+        print(f"floor: {floor / 1e9:,.4g} G{peak.unit}; peak: {peak.name}, {median} G{peak.unit}/s ({least} to {most})")
 
 
 def reached(seconds: Mapping[str, list[float]], floor: float, peak: Peak) -> dict[str, list[float]]:

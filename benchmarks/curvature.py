@@ -1,23 +1,29 @@
-"""Layer traces and extreme eigenvalues of the Hessian, ours against Hutchinson's probes and curvlinops with scipy.
+"""Layer traces and extreme eigenvalues of the Hessian, ours against Hutchinson's probes, curvlinops and pyhessian.
 
-    python benchmarks/curvature.py [--repetitions 3] [--images 256] [--epochs 4]
+    python benchmarks/curvature.py [--repetitions 3] [--images 256] [--epochs 4] [--loss clean|robust]
+        [--activation relu|gelu] [--processor-time]
 
 The networks are small_preact_resnets of width 16, with ReLU and with GELU, adversarially trained on 8x8 digits for a
-few epochs; the Hessian is that of the clean loss on test images, in batches of 128, in all kernels and matrices.
-curvlinops gets the same batches. Its trace is that of the whole Hessian; those of layers would be one such run for
-each. ARPACK's tolerance is relative to each eigenvalue, ours to the larger one, so ours is set that much smaller.
+few epochs; the Hessian is that of the clean loss on test images, or of the robust loss at PGD-20 examples found before,
+in batches of 128, in all kernels and matrices. The peers get the same batches. Their traces are those of the whole
+Hessian; those of layers would be one such run for each. ARPACK's tolerance is relative to each eigenvalue, ours to the
+larger one, so ours is set that much smaller; pyhessian's power iteration stops when its estimate changes by less.
 """
 
 import argparse
 import math
+import time
 import warnings
+from collections.abc import Callable
 
 import torch
 from compare import interleaved, machine, print_ratios
+from peers import peer, titled
 from scipy.sparse.linalg import eigsh
 from torch import Tensor, nn
 
 from orchestrator.spec.sweep import Trial
+from orchestrator.spec.training import Attack
 from workers.data.batches import to_unit
 from workers.data.splits import load_splits
 from workers.measures.estimated_traces import estimated_traces
@@ -25,6 +31,7 @@ from workers.measures.gauss_newton import gauss_newton_traces
 from workers.measures.hessian import Hessian, curvature_tensors, differentiated
 from workers.measures.lanczos import lanczos
 from workers.measures.remainder import why_not_exact
+from workers.measures.robust_loss import robust_examples
 from workers.measures.trace import hutchinson, random_signs
 from workers.measures.wci import index_of
 from workers.steps import drain
@@ -33,8 +40,11 @@ from workers.training import Trainer
 BATCH, OWN_PROBES, COMMON_PROBES, TOLERANCE = 128, 10, 100, 1e-3
 
 
-def trained(activation: str, epochs: int, images: int) -> tuple[nn.Module, Tensor, Tensor]:
-    """The network, test images in [0, 1] and their labels."""
+EVALUATION = Attack(eps=0.15, step_size=0.0375, steps=20)
+
+
+def trained(activation: str, epochs: int, images: int) -> tuple[nn.Module, dict[str, Tensor], Tensor]:
+    """The network, the images in [0, 1] behind the clean and the robust loss, and their labels."""
     trial = Trial.model_validate(
         {
             "data": {"name": "digits", "train_size": 1000, "validation_size": 50, "test_size": max(images, 100)},
@@ -50,7 +60,8 @@ def trained(activation: str, epochs: int, images: int) -> tuple[nn.Module, Tenso
     trainer = Trainer(trial, splits, None, torch.device("cpu"))
     drain(trainer.run())
     test = splits.test.first(images)
-    return trainer.model, to_unit(test.x), test.y
+    robust = robust_examples(trainer.model, test, EVALUATION, 1000, 0)
+    return trainer.model, {"clean": to_unit(test.x), "robust": robust.x}, test.y
 
 
 class Compared:
@@ -64,6 +75,8 @@ class Compared:
         self.theirs = HessianLinearOperator(
             model, nn.CrossEntropyLoss(), self.tensors, batches, check_deterministic=False
         )
+        pyhessian = peer("pyhessian")
+        self.powers = pyhessian and pyhessian.hessian(model, nn.CrossEntropyLoss(), dataloader=batches, cuda=False)
 
     def ours(self) -> Hessian:
         """Our operator, with no graph yet."""
@@ -95,6 +108,22 @@ class Compared:
         found = lanczos(hessian.product, start, 1, 64, 1000, tolerance, whole=False)
         return float(found.smallest), float(found.largest[0])
 
+    def largest(self) -> float:
+        """Largest eigenvalue, by our run for both ends."""
+        return self.ends(TOLERANCE)[1]
+
+    def scipys_largest(self) -> float:
+        """The same by ARPACK on curvlinops' products."""
+        return float(eigsh(self.theirs.to_scipy(), k=1, which="LA", tol=TOLERANCE, return_eigenvectors=False)[0])
+
+    def power_iterations(self) -> float:
+        """Largest in absolute value, by pyhessian."""
+        return float(self.powers.eigenvalues(maxIter=1000, tol=TOLERANCE)[0][0])
+
+    def pyhessians_trace(self, probes: int) -> float:
+        """Its Hutchinson estimate of the whole trace; any other tolerance stops it at a negative estimate."""
+        return float(sum(self.powers.trace(maxIter=probes, tol=-math.inf)) / probes)
+
     def scipys_ends(self) -> tuple[float, float]:
         """The same by ARPACK on curvlinops' products."""
         low, high = eigsh(self.theirs.to_scipy(), k=2, which="BE", tol=TOLERANCE, return_eigenvectors=False)
@@ -111,12 +140,12 @@ def described(name: str, forms: Tensor, norms: Tensor) -> float:
     return deviation
 
 
-def compare(activation: str, compared: Compared, repetitions: int) -> None:
-    """Prints a table of traces and one of eigenvalues."""
+def compare(name: str, exact: bool, compared: Compared, args: argparse.Namespace) -> None:
+    """Prints a table of traces and two of eigenvalues."""
     norms = torch.stack([tensor.detach().double().norm() for tensor in compared.tensors])
-    print(f"{activation}, {sum(t.numel() for t in compared.tensors)} weights, {len(compared.y)} images")
+    print(f"{name}, {sum(t.numel() for t in compared.tensors)} weights, {len(compared.y)} images")
     common = described(f"{COMMON_PROBES} common probes", compared.common(), norms)
-    if activation == "relu":
+    if exact:
         described("exact", compared.exact(), norms)
         ours, run, probes = "flatsweep, exact", compared.exact, COMMON_PROBES
     else:
@@ -129,27 +158,48 @@ def compare(activation: str, compared: Compared, repetitions: int) -> None:
         f"flatsweep, {probes} probes": lambda: compared.common(probes),
         f"curvlinops, {probes} probes": lambda: compared.curvlinops(probes),
     }
-    print_ratios(f"Traces, {activation}", interleaved(traces, repetitions), ours)
+    largest = {"flatsweep, both ends": compared.largest, "curvlinops, eigsh": compared.scipys_largest}
+    if compared.powers:
+        traces[f"{titled('pyhessian')}, {probes} probes"] = lambda: compared.pyhessians_trace(probes)
+        largest[f"{titled('pyhessian')}, power iteration"] = compared.power_iterations
+    print("  largest:", {key: f"{found():.5g}" for key, found in largest.items()})
+    ends = both_ends(compared)
+    clock, unit = (time.process_time, "CPU ms") if args.processor_time else (time.perf_counter, "ms")
+    tables = ((f"Traces, {name}", traces, ours), (f"Largest eigenvalue to {TOLERANCE:g}, {name}", largest, None),
+              (f"Both ends to {TOLERANCE:g}, {name}", ends, None))  # fmt: skip
+    for title, alternatives, own_row in tables:
+        seconds = interleaved(alternatives, args.repetitions, clock=clock)
+        print_ratios(title, seconds, own_row or next(iter(alternatives)), unit)
+
+
+def both_ends(compared: Compared) -> dict[str, Callable[[], tuple[float, float]]]:
+    """Both ways, at the same accuracy of each end; prints what they find."""
     smallest, largest = compared.ends(TOLERANCE)
     equal = TOLERANCE * abs(smallest) / largest
     ends = {"flatsweep": lambda: compared.ends(equal), "curvlinops, eigsh": compared.scipys_ends}
     print("  smallest and largest:", {name: tuple(f"{end:.5g}" for end in run()) for name, run in ends.items()})
-    print_ratios(f"Both ends to {TOLERANCE:g}, {activation}", interleaved(ends, repetitions), "flatsweep")
+    return ends
 
 
 def main() -> None:
-    """Compares on both networks."""
+    """Compares on both networks and both losses."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--images", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--loss", choices=("clean", "robust"), action="append")
+    parser.add_argument("--activation", choices=("relu", "gelu"), action="append")
+    parser.add_argument("--processor-time", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+    warnings.filterwarnings("ignore", message=".*create_graph=True will create a reference cycle.*")  # pyhessian
     print(machine())
-    for activation in ("relu", "gelu"):
-        model, x, y = trained(activation, args.epochs, args.images)
-        with differentiated(model, curvature_tensors(model)):
-            compare(activation, Compared(model, x, y), args.repetitions)
+    for activation in args.activation or ("relu", "gelu"):
+        model, images, y = trained(activation, args.epochs, args.images)
+        for loss in args.loss or ("clean", "robust"):
+            with differentiated(model, curvature_tensors(model)):
+                name = f"{activation}, {loss} loss"
+                compare(name, activation == "relu", Compared(model, images[loss], y), args)
 
 
 if __name__ == "__main__":

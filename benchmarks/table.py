@@ -197,8 +197,8 @@ def main() -> None:
             clocks = Clocks(**json.loads(so_far.read_text())) if so_far and so_far.exists() else Clocks()
             for _ in range(wanted.repetitions):
                 run(sweep, clocks)
-            if so_far:
-                so_far.write_text(json.dumps(vars(clocks)))
+                if so_far:
+                    so_far.write_text(json.dumps(vars(clocks)))
             load = " / ".join(f"{value:.1f}" for value in os.getloadavg())
             kind = "Postgres" if wanted.postgres else "SQLite"
             report(clocks, f"{wanted.runs} runs in {kind}; {machine()}; load {load}")

@@ -1,14 +1,9 @@
-"""Runs a plan on Ray Tune, on a local Ray of its own where no address is given. Nothing is kept in Ray alone."""
+"""Runs a plan on Ray Tune. Nothing is kept in Ray alone."""
 
 import contextlib
-import functools
-import logging
-import os
-import shutil
 import signal
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,27 +13,17 @@ from rich.console import Console
 
 from orchestrator.addresses import without_secret
 from orchestrator.cancel import Requests, Watch
-from orchestrator.errors import UserError
 from orchestrator.limits import Budget, Limits
-from orchestrator.local_folder import local_folder
 from orchestrator.nodes import check_nodes
 from orchestrator.placement import check_fits, wanted
 from orchestrator.plan import Entry, Plan, folder_traces
 from orchestrator.priority import Turn
+from orchestrator.ray_session import RaySession
 from orchestrator.rounds import run_in_rounds
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
 from orchestrator.tracking_place import tracking_uri
-
-SCRATCH_PREFIX, SCRATCH_NOTE = "flatsweep-", ".driver.scratch"
-LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Ray's variable, read at import (ray._private.ray_constants): at 0 a Ray takes itself for one machine's."""
-
-
-START_ATTEMPTS = 3
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +40,7 @@ def launch(
     plan: Plan,
     record: Callable[[], Mapping[str, str]],
     console: Console,
-    address: str | None,
+    session: RaySession,
     store: Store,
     limits: Limits | None = None,
 ) -> Outcome:
@@ -65,7 +50,7 @@ def launch(
         plan: what to run.
         record: makes the runs once Ray is there and a trial fits it; returns trial id -> MLflow run id.
         console: where progress is shown.
-        address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
+        session: Ray, whether it is there already or not; it is closed at the end.
         store: where requests to cancel are looked for.
         limits: what it may take of cluster and time; its hours count from here.
 
@@ -77,15 +62,14 @@ def launch(
     entries = plan.to_launch()
     done = sum(not entry.action.launches for entry in plan.entries)
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
-    with (
-        _scratch(local_folder(plan.sweep)) as scratch,
-        ray_session(address, scratch),
-        _Stop(console, budget) as stop,
-    ):
+    with contextlib.closing(session), _Stop(console, budget) as stop:
+        scratch = session.start()
         check_fits(plan.sweep.resources)
-        if not _is_local(address):
+        if not session.is_local:
             check_nodes(plan.sweep, wanted(plan.sweep.resources))
+        session.warm_up(min(len(entries), limits.max_concurrent or len(entries)))
         run_ids = record()
+        console.print("starting workers, which import PyTorch before the first trials", markup=False, highlight=False)
         from orchestrator.live import LiveView
 
         turn = Turn(plan.sweep.name, limits.priority, wanted(plan.sweep.resources))
@@ -173,133 +157,6 @@ def _tuner(
             stop=stopper,
         ),
     )
-
-
-def left_scratch(folder_here: Path) -> Path | None:
-    """The scratch folder that a driver noted in this machine's folder of a sweep; once it is dead, nobody needs it."""
-    note = folder_here / SCRATCH_NOTE
-    if not note.exists():
-        return None
-    left = Path(note.read_bytes().replace(b"\0", b"").decode(errors="replace"))
-    # the note lies in the storage, where others may write: nothing but what `_scratch` makes is removed
-    return left if left.name.startswith(SCRATCH_PREFIX) and left.parent == Path(tempfile.gettempdir()) else None
-
-
-@contextlib.contextmanager
-def _scratch(folder_here: Path) -> Iterator[Path]:
-    """A folder for what Ray writes; nothing in it is needed afterwards. Its path is short, as sockets' paths must be.
-
-    A killed driver leaves its own behind: the next one finds it noted in this machine's folder of the sweep and
-    removes it.
-    """
-    folder_here.mkdir(parents=True, exist_ok=True)
-    note = folder_here / SCRATCH_NOTE
-    if (left := left_scratch(folder_here)) is not None:
-        shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=SCRATCH_PREFIX))
-    note.write_text(str(folder))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        note.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def ray_session(address: str | None, scratch: Path) -> Iterator[None]:
-    """A connection to the cluster at `address` or RAY_ADDRESS, or a Ray of our own that is stopped again."""
-    address = _chosen(address)
-    # before ray is imported: it reads these at import, and its processes inherit them
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-    # Tune's own record of the experiment is for Tuner.restore, which flatsweep does not use
-    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")
-    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # Tune's newer reporter prints tables whatever the verbosity
-    # side by side, threads that spin while they wait take the cores from those that work
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    with contextlib.ExitStack() as ours:
-        if address == "local":
-            ours.enter_context(_on_loopback())
-            ours.enter_context(_in_groups_of_their_own())
-        ours.enter_context(_connected(address, scratch))
-        yield
-
-
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Ray's processes listen on the loopback address alone, as they do on macOS and Windows; else on every one."""
-    from ray._private import ray_constants
-
-    users, before = os.environ.get(LOOPBACK_SWITCH), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[LOOPBACK_SWITCH], ray_constants.ENABLE_RAY_CLUSTER = "0", False  # for Ray's processes, and for this one
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-        os.environ.pop(LOOPBACK_SWITCH)
-        if users is not None:
-            os.environ[LOOPBACK_SWITCH] = users
-
-
-@contextlib.contextmanager
-def _in_groups_of_their_own() -> Iterator[None]:
-    """Ray's processes do not get the signals that are sent to our process group, as some batch systems send SIGTERM:
-    they have to live until the trials have saved their checkpoints. Ray itself does this on Windows only."""
-    from ray._private import services
-
-    before = services.ConsolePopen
-    services.ConsolePopen = functools.partial(before, process_group=0)
-    try:
-        yield
-    finally:
-        services.ConsolePopen = before
-
-
-@contextlib.contextmanager
-def _connected(address: str, scratch: Path) -> Iterator[None]:
-    import ray
-
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if address == "local":
-        options |= {"include_dashboard": False, "_temp_dir": str(scratch / "ray"), "object_store_memory": 100 * 2**20}
-    _init(address, options)
-    # a lost worker is shown by the live view and recorded; Tune's traceback of it says nothing more
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _init(address: str, options: dict[str, Any]) -> None:
-    """`ray.init`, once more where a busy machine was too slow: Ray gives its own Python processes 15 s to begin, which
-    no setting changes (github.com/ray-project/ray/issues/65983)."""
-    import ray
-
-    for attempt in range(1, START_ATTEMPTS + 1):
-        try:
-            ray.init(address=address, **options)
-            return
-        except Exception as error:
-            # Ray raises a bare Exception where a node is late, and its own kinds for everything else
-            late = type(error) is Exception and "timed out during startup" in str(error)
-            if not late and not isinstance(error, (ConnectionError, ValueError, RuntimeError, OSError)):
-                raise
-            ray.shutdown()
-            if not late or attempt == START_ATTEMPTS:
-                raise UserError(f"cannot use Ray at '{address}': {str(error).splitlines()[0]}") from error
-            logger.warning("Ray did not start in time, trying again: is this machine very busy?")
-
-
-def _chosen(address: str | None) -> str:
-    return address or os.environ.get("RAY_ADDRESS") or "local"
-
-
-def _is_local(address: str | None) -> bool:
-    return _chosen(address) == "local"
 
 
 class _Stop:

@@ -12,8 +12,8 @@ from orchestrator.tracking_place import tracking_uri
 from orchestrator.versions import Code, own_code
 from workers.storage import Folder
 
-ANSWER_SECONDS = 120.0
-"""A node starts a fresh process for its answer, which imports MLflow."""
+ANSWER_SECONDS = 300.0
+"""A node starts a fresh process for its answer, which imports MLflow: that takes minutes where it is busy."""
 
 
 def check_nodes(sweep: Sweep, wanted: dict[str, float]) -> None:

@@ -1,11 +1,17 @@
 """What several folders of tests share."""
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from orchestrator.spec.sweep import Sweep
+from orchestrator.tracking import Store
+from orchestrator.tracking_place import database_file, tracking_uri
 
 # the tracking servers that tests start run no jobs of MLflow's own, for which each would start eight processes more
 os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
@@ -42,3 +48,20 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
     return file
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copied_stores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A new SQLite store of a sweep, in this process, is a copy of the empty one."""
+    opened = Store.of
+
+    def of(sweep: Sweep) -> Store:
+        file = database_file(tracking_uri(sweep))
+        if file is not None and not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(request.getfixturevalue("empty_store"), file)
+        return opened(sweep)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Store, "of", of)
+        yield

@@ -47,7 +47,7 @@ class Postgres:
     def database(self, name: str) -> str:
         """Makes an empty database, unless there is one of that name, and says where it is."""
         with self._connection() as connection:
-            if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+            if connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
                 connection.execute(f'CREATE DATABASE "{name}"')
         return self.uri(name)
 

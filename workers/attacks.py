@@ -9,7 +9,7 @@ from torch.nn import functional as F  # noqa: N812  (the usual name)
 
 from orchestrator.spec.training import Attack
 from workers import faults
-from workers.modes import frozen
+from workers.folding import folded
 
 Objective = Callable[[Tensor], Tensor]
 """From logits, B x C, to what the attack maximises, one value per example, B."""
@@ -46,7 +46,7 @@ def pgd(
         Images like x; per example the restart with the highest objective.
     """
     start = start or random_start
-    with frozen(model):
+    with folded(model):
         if attack.restarts == 1:
             return ascend(model, x, start(x, attack, random), objective, attack, want_value=False)[0]
         best, best_value = ascend(model, x, start(x, attack, random), objective, attack)
@@ -75,7 +75,7 @@ def ascend(
     """One ascent from `start`, on a frozen model.
 
     Args:
-        model: from images to logits, frozen (see `workers.modes.frozen`).
+        model: from images to logits, frozen (see `workers.modes.frozen`; `workers.folding.folded` is faster).
         x: centres of the balls, B x C x H x W.
         start: first iterates, inside the balls.
         objective: maximised for each example.

@@ -93,8 +93,7 @@ def _check_form(content: bytes) -> None:
 
 
 def _remove_old(folder: Folder) -> None:
-    for old in _listed(folder)[KEPT:]:
-        folder.delete(old)
+    folder.delete_files(_listed(folder)[KEPT:])
 
 
 def _listed(folder: Folder) -> list[str]:

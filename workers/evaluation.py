@@ -9,6 +9,7 @@ from orchestrator.spec.sweep import Evaluation, Trial
 from workers import layout
 from workers.failures import StorageError, classify
 from workers.measurement import Measurement, Measuring, Values
+from workers.memory import kept_memory
 from workers.recorder import Recorder, Sink
 from workers.storage import Folder
 from workers.trial import CLOSE_SECONDS, LOCK_SECONDS, STOP_SECONDS, close, restored_trainer
@@ -41,7 +42,7 @@ def evaluation_steps(
         DataError: its data cannot be read, or have changed.
     """
     tag = layout.evaluated_tag(evaluation.evaluation_id)
-    with folder.lock(LOCK_SECONDS):
+    with folder.lock(LOCK_SECONDS), kept_memory():
         recorder = Recorder(folder, sink)
         try:
             recorder.tags({tag: "running"})

@@ -127,12 +127,11 @@ class Lease:
         """Makes the lease of that number, unless somebody has, or has made a higher one meanwhile."""
         if not self._folder.create(_name(number), self._content()):
             return False
-        if self._newest() != number:
-            self._folder.delete(_name(number))
+        numbers = self._numbers()
+        if max(numbers, default=0) != number:
+            self._folder.delete_files([_name(number)])
             return False
-        for old in self._numbers():
-            if old < number:
-                self._folder.delete(_name(old))
+        self._folder.delete_files([_name(old) for old in numbers if old < number])
         return True
 
     def _keep(self) -> None:
@@ -189,7 +188,7 @@ class _StoreClock:
         folder.write(name, b"")
         self._at = _now()
         self._written = folder.modified(name)
-        folder.delete(name)
+        folder.delete_files([name])
 
     def seconds_since(self, time_there: datetime) -> float:
         return _age(time_there, self._written) + _now() - self._at

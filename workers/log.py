@@ -61,9 +61,9 @@ class Log:
         if len(names) > 1:
             packed = _name(1, _numbers(names[-1])[1])
             self._segments.write(packed, self._joined(names))
-            for name in self._segments.names():
-                if name != packed and _SEGMENT.fullmatch(name) and _numbers(name)[1] <= _numbers(packed)[1]:
-                    self._segments.delete(name)
+            found = [name for name in self._segments.names() if _SEGMENT.fullmatch(name)]
+            covered = [name for name in found if name != packed and _numbers(name)[1] <= _numbers(packed)[1]]
+            self._segments.delete_files(covered)
 
     def _joined(self, names: list[str]) -> bytes:
         parts = self._segments.read_all(names)

@@ -106,7 +106,7 @@ class Measurement:
         key = epoch, layout.result_name(measure, self._evaluation.seed)
         kept = kept_result(self._results, name)
         if kept is not None:
-            self._results.delete(layout.parts_name(name))  # of whoever died before that
+            self._results.delete_files([layout.parts_name(name)])  # of whoever died before that
         else:
             kept = yield from self._measure_and_keep(measure, network, epoch, name, self._by_epoch.get(key))
         self._by_epoch[key] = kept
@@ -130,7 +130,7 @@ class Measurement:
             return kept
         content |= {"values": known["values"], "flags": known.get("flags", []), "seconds": 0.0}
         self._results.write(name, sealed(content, indent=2))
-        self._results.delete(layout.parts_name(name))
+        self._results.delete_files([layout.parts_name(name)])
         return content
 
     def _measure(self, measure: Measure, network: str, epoch: int, parts: Parts) -> Generator[Measuring, None, Result]:
@@ -170,10 +170,10 @@ def watched(steps: Generator[Tick, None, Any], measure: str, network: str) -> Ge
 
 def kept_result(results: Folder, name: str) -> dict[str, Any] | None:
     """What is in a result's file; None where there is none, or, with a warning, a damaged one."""
-    if not results.exists(name):
+    if (content := results.read_if_there(name)) is None:
         return None
     try:
-        found = unsealed(results.read(name), values=dict, seconds=(int, float))
+        found = unsealed(content, values=dict, seconds=(int, float))
         flags = found.get("flags", [])
         if not all(type(value) in {int, float} for value in (*found["values"].values(), found["seconds"])):
             raise ValueError("a value is no number")
@@ -208,7 +208,7 @@ def keep(
         results.write(layout.arrays_name(name), _npz(result.arrays))
     results.write(name, sealed(content, indent=2))
     faults.point("measure/kept", name)
-    results.delete(layout.parts_name(name))
+    results.delete_files([layout.parts_name(name)])
     return content
 
 
@@ -218,9 +218,9 @@ class KeptParts(dict[str, Any]):
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder, self._name = folder, name
         self.seconds_before, self._started = 0.0, time.perf_counter()
-        if folder.exists(name):
+        if (content := folder.read_if_there(name)) is not None:
             try:
-                kept = unsealed(folder.read(name), parts=dict, seconds=(int, float))
+                kept = unsealed(content, parts=dict, seconds=(int, float))
             except ValueError as error:
                 logger.warning("%s/%s is damaged, its measure begins again: %s", folder, name, error)
                 return

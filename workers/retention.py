@@ -132,5 +132,4 @@ def apply(trial: Trial, evaluation: Evaluation | None, folder: Folder) -> None:
     if paths and not newest_is_whole(folder, found):
         logger.warning("nothing is removed from %s: its newest checkpoint is damaged", folder)
         return
-    for path in paths:
-        folder.delete(path)
+    folder.delete_files(paths)

@@ -151,7 +151,7 @@ class Selection:
         if self._folder is None:
             self._in_memory.pop(epoch, None)
         elif name := self._files().get(epoch):
-            self._folder.delete(name)
+            self._folder.delete_files([name])
 
     def _files(self) -> dict[int, str]:
         assert self._folder is not None  # noqa: S101

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -119,6 +119,13 @@ class Folder:
         with self._reached():
             return bytes(self._fs.cat_file(self._at(name)))
 
+    def read_if_there(self, name: str) -> bytes | None:
+        """The whole file; None where there is none."""
+        try:
+            return self.read(name)
+        except _NOT_THERE:
+            return None
+
     def read_all(self, names: list[str]) -> list[bytes]:
         """Several whole files, at once where that is faster.
 
@@ -221,6 +228,18 @@ class Folder:
         """Removes a file or a whole folder; nothing happens where there is none."""
         with self._reached(writes=True), contextlib.suppress(*_NOT_THERE):
             self._fs.rm(self._at(name), recursive=True)
+
+    def delete_files(self, names: Sequence[str]) -> None:
+        """Removes files, on an object store many with one question; nothing happens where one is not there."""
+        paths = [self._at(name) for name in names]
+        with self._reached(writes=True):
+            if paths and not self.is_local:
+                with contextlib.suppress(*_NOT_THERE):
+                    self._fs.rm(paths)
+                    return
+            for path in paths:
+                with contextlib.suppress(*_NOT_THERE):
+                    self._fs.rm_file(path)
 
     def rename(self, name: str, new_name: str) -> None:
         """Gives a file or folder inside another name, which is not taken.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from orchestrator.spec.sweep import Trial
 from workers import checkpoints, faults, layout
+from workers.computing import Computing
 from workers.data.batches import TrainingBatches
 from workers.data.splits import Splits
 from workers.failures import DivergedError
@@ -82,6 +83,8 @@ class Trainer:
         self.batches = self._build_batches()
         self.replays = self.method.replays if isinstance(self.method, Replayed) else 1
         self.step_policy = self._find_step_policy()
+        twice = any(isinstance(part, Penalty) for _, part in self.regularizers)
+        self.computing = Computing(trial.training, self.model, twice)
         self._made: tuple[tuple[int, int], Tensor, Labels] | None = None
         # whole epochs, and steps of the running one, that are done: a batch counts once for each of its replays
         self.epoch, self.next_batch, self.seconds = 0, 0, 0.0
@@ -163,11 +166,12 @@ class Trainer:
         self._set_learning_rate(progress * training.epochs)
         x, labels = self._batch(number // self.replays)
         self.model.train()
-        x_adv = self.method.attack(self.model, x, labels, training.attack, random)
-        if number == 0 or faults.armed():  # once an epoch: looking waits for a GPU
-            self._check_in_box(x_adv)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(x, x_adv, labels)
+        with self.computing.step(x, labels.index):
+            x_adv = self.method.attack(self.model, x, labels, training.attack, random)
+            if number == 0 or faults.armed():  # once an epoch: looking waits for a GPU
+                self._check_in_box(x_adv)
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self._backward(x, x_adv, labels)
         if training.clip_gradient is not None:
             nn.utils.clip_grad_norm_(self.model.parameters(), training.clip_gradient)
         stepped = self._move_weights()

@@ -18,6 +18,7 @@ from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, ErrorClass, StorageError, classify
 from workers.journal import Journal
 from workers.measurement import Measurement, Measuring, Values
+from workers.memory import kept_memory
 from workers.pseudo_labels import with_pseudo_labels
 from workers.recorder import Recorder, Sink
 from workers.repeats import COST, Repeats
@@ -74,7 +75,7 @@ def trial_steps(
     folder. Running it again goes on from there.
     """
     device = torch.device(device)
-    with folder.lock(LOCK_SECONDS):
+    with folder.lock(LOCK_SECONDS), kept_memory():
         recorder, through = Recorder(folder, sink), False
         try:
             through = _is_through(trial, evaluation, folder, recorder.journal)
@@ -184,9 +185,10 @@ def restored_trainer(trial: Trial, folder: Folder, device: torch.device) -> Trai
 def _check_data(folder: Folder, splits: Splits) -> None:
     """Refuses to go on with other data than the trial began with."""
     content = json.dumps({"sha256": splits.digest}).encode()
-    if not folder.exists(layout.DATA):
+    known = folder.read_if_there(layout.DATA)
+    if known is None:
         folder.write(layout.DATA, content)
-    elif folder.read(layout.DATA) != content:
+    elif known != content:
         raise DataError("the data set's content has changed since this trial began; put the old one back, or "
                         "`flatsweep rerun --from-scratch`")  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,11 +120,13 @@ class _Samples:
         with_tau = len({key[0] for key in plain}), len({key[1] for key in plain})
         x, y = (rows[names].to_numpy().T for names in (left, right))
         number, methods = pd.factorize(rows["method_name"].astype(str))
-        points = estimates(x, y, number.astype(np.int64), with_tau=with_tau)
         units, counts = drawn
         samples = None
-        if len(rows) >= MIN_NETWORKS and counts.shape[1] > 1:
-            samples = resampled_coefficients(x, y, units, counts, with_tau=with_tau)
+        with ThreadPoolExecutor(1) as beside:  # numpy lets go of the interpreter while it computes
+            all_networks = beside.submit(estimates, x, y, number.astype(np.int64), with_tau=with_tau)
+            if len(rows) >= MIN_NETWORKS and counts.shape[1] > 1:
+                samples = resampled_coefficients(x, y, units, counts, with_tau=with_tau)
+            points = all_networks.result()
         places = {(a, b): (i, j) for i, a in enumerate(left) for j, b in enumerate(right)}
         return cls(
             rows,

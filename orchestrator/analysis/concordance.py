@@ -70,7 +70,7 @@ def _quadratic(form: Floats, counts: NDArray[np.floating[Any]]) -> Floats:
 def forms_of(values: Floats, l: int, groups: Ints) -> Forms:  # noqa: E741
     """Sums over pairs of networks, by the groups that the two are in.
 
-    Takes about n^2 / 64 steps for each pair of variables.
+    Takes about n^2 / 128 steps for each pair of variables: the sums for groups (g, h) are those for (h, g).
 
     Args:
         values: Shape (l + t, n), finite: left variables, then right ones.
@@ -99,7 +99,13 @@ def forms_of(values: Floats, l: int, groups: Ints) -> Forms:  # noqa: E741
                 else:
                     same = tied[i if left.equal is not None else l + j, :, part]
                 concordance[i, j, :, part] = pairs[:, part] - same - 2 * wrong
-    return Forms(concordance, tied, sizes)
+    return Forms(_mirrored(concordance), _mirrored(tied), sizes)
+
+
+def _mirrored(forms: Floats) -> Floats:
+    """With the values above the diagonal below it too."""
+    mirrored: Floats = np.triu(forms) + np.triu(forms, 1).swapaxes(-1, -2)
+    return mirrored
 
 
 def _parts(sizes: Ints, rows: int) -> Iterator[slice]:
@@ -119,6 +125,8 @@ class _Layout:
 
     starts: Ints
     """Shape (k,): the first row of every group, of rows that are sorted by group."""
+    part: slice
+    """The groups with bits."""
     networks: slice
     """Those with a bit."""
     word: Ints
@@ -138,6 +146,7 @@ class _Layout:
         first = int(starts[part.start])
         return cls(
             starts,
+            part,
             slice(first, first + len(place)),
             np.repeat(begins, own) + place // WORD,
             np.left_shift(np.uint64(1), (place % WORD).astype(np.uint64)),
@@ -146,23 +155,27 @@ class _Layout:
         )
 
     def counts(self, one: Words, other: Words | None = None, without: list[Words] = []) -> Floats:  # noqa: B006
-        """Bits that are set in `one`, or differ in both, and are not in `without`: by group of rows and of bits."""
-        n = len(one)
+        """Bits that are set in `one`, or differ in both, and are not in `without`: by group of rows and of bits.
+
+        Only where the group of rows does not come after that of bits; the rest is arbitrary.
+        """
         by_word = np.zeros((len(self.starts), self.width))
-        step = max(1, min(MAX_ROWS, WORDS_AT_ONCE // self.width))
-        words = np.empty((step, self.width), dtype=np.uint64)
-        for top in range(0, n, step):
-            rows = slice(top, min(n, top + step))
-            found = words[: rows.stop - top]
-            if other is None:
-                found = one[rows]
-            else:
-                np.bitwise_xor(one[rows], other[rows], out=found)
+        top = 0
+        while top < self.networks.stop:
+            low = int(np.searchsorted(self.starts, top, side="right")) - 1
+            left = int(self.begins[max(0, low - self.part.start)])
+            step = max(1, min(MAX_ROWS, WORDS_AT_ONCE // (self.width - left)))
+            rows = slice(top, min(self.networks.stop, top + step))
+            found = one[rows, left:]
+            if other is not None:
+                found = np.bitwise_xor(found, other[rows, left:])
                 for each in without:
-                    np.bitwise_and(found, ~each[rows], out=found)
-            low, high = np.searchsorted(self.starts, [top, rows.stop - 1], side="right") - 1
+                    np.bitwise_and(found, ~each[rows, left:], out=found)
+            high = int(np.searchsorted(self.starts, rows.stop - 1, side="right")) - 1
             edges = np.maximum(self.starts[low : high + 1] - top, 0)
-            by_word[low : high + 1] += np.add.reduceat(np.bitwise_count(found), edges, axis=0, dtype=np.uint16)
+            counts = np.add.reduceat(np.bitwise_count(found), edges, axis=0, dtype=np.uint16)
+            by_word[low : high + 1, left:] += counts
+            top = rows.stop
         by_group: Floats = np.add.reduceat(by_word, self.begins, axis=1)
         return by_group
 

@@ -16,7 +16,7 @@ from orchestrator.analysis.axes import varied_axes
 from orchestrator.analysis.bootstrap import Ints
 from orchestrator.analysis.coefficients import CONTROL, Coefficients, Key, coefficients_of
 from orchestrator.analysis.estimates import point_estimates
-from orchestrator.analysis.granulated import granulated, groups_along
+from orchestrator.analysis.granulated import Signs, granulated, groups_along
 from orchestrator.analysis.notes import notes_on
 from orchestrator.analysis.results import (
     Coefficient,
@@ -47,6 +47,7 @@ from orchestrator.analysis.sign_error import (
     comparisons,
     environments,
     examples_behind,
+    noise_columns,
     robust_sign_error,
 )
 from orchestrator.analysis.spread import spreads_of
@@ -129,9 +130,8 @@ def correlate(
     targets = chosen_columns(table, targets, [name for name in TARGETS if name in table], "target")
     columns = list(dict.fromkeys([*measures, *targets]))
     rows, left_out = usable_rows(table, columns)
-    endings = ("_se", "_error_train", "_error_test")
-    beside = [name for name in map(str, table) if name == CONTROL or name.endswith(endings)]
-    extras, _ = usable_rows(table, [name for name in beside if name not in columns])
+    beside = [CONTROL, *(name for target in targets for name in noise_columns(target))]
+    extras, _ = usable_rows(table, [name for name in dict.fromkeys(beside) if name in table and name not in columns])
     rows = pd.concat([rows, extras.drop(columns=list(LABELS))], axis=1)
 
     with ThreadPoolExecutor(1) as thread:  # numpy lets go of the interpreter while it computes
@@ -195,12 +195,17 @@ def _by_grid(
     along = groups_along(axes, [checkpoint, seed], len(rows))
     settled = environments(rows, axes, [checkpoint], settings.min_effective)
     values = {name: rows[name].to_numpy() for name in {*measures, *targets}}
+    ordered = {target: Signs.of(values[target], along) for target in targets}
+    psi: dict[Key, Granulated] = {}
+    for measure in measures:
+        signs = Signs.of(values[measure], along)
+        psi |= {(measure, target): granulated(signs, ordered[target], along) for target in targets}
     found = {}
     for target in targets:
         compared = _compared(rows, target, settled)
         for measure in measures:
             wrong = robust_sign_error(values[measure], settled, compared, settings.min_effective)
-            found[measure, target] = granulated(values[measure], values[target], along), wrong
+            found[measure, target] = psi[measure, target], wrong
     return found
 
 

@@ -222,6 +222,14 @@ def _sums(values: Floats, begins: Ints) -> Floats:
     return sums
 
 
+def noise_columns(target: str) -> list[str]:
+    """The columns that say how noisy a target is, where they are recorded; `examples_behind` reads them."""
+    sets = [target]
+    if target.endswith("_error_gap"):
+        sets += [target.removesuffix("gap") + part for part in ("train", "test")]
+    return [name for own in sets for name in (own, f"{own}_se")]
+
+
 def examples_behind(rows: pd.DataFrame, target: str) -> float | None:
     """How many examples an error was counted on, from its standard error, sqrt(p (1 - p) / (n - 1)).
 

@@ -98,27 +98,42 @@ def finished(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["state"] == "finished"].reset_index(drop=True)
 
 
-def read_table(
-    sweep: Sweep, store: Store, fresh: bool = False, settings: Mapping[str, str] | None = None
-) -> pd.DataFrame:
+def read_table(sweep: Sweep, store: Store, fresh: bool = False) -> pd.DataFrame:
     """`trial_table` of what the store holds now.
 
     Args:
         sweep: the sweep, with the evaluation whose values are wanted.
         store: where it is recorded.
         fresh: fetch every run anew, instead of those that changed since the last look (`LocalCopy`).
-        settings: as `trial_table` takes them.
     """
+    return trial_table(sweep, read_runs(sweep, store, fresh))
+
+
+def read_runs(sweep: Sweep, store: Store, fresh: bool = False) -> list[TrialRun]:
+    """What the store holds now, as `trial_table` takes it; arguments as of `read_table`."""
     copy = LocalCopy(sweep, store, fresh)
     runs = copy.trial_runs()
     if "kept" in sweep.evaluation.checkpoints:
         keys, wanted = value_keys(sweep.evaluation.measures), sweep.evaluation.evaluation_id
         runs = [run if (at := _prefix(wanted, run)) is None else copy.with_curves(run, keys, at) for run in runs]
     copy.keep()
-    return trial_table(sweep, runs, settings)
+    return runs
 
 
 def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False) -> pd.DataFrame:
+    """`joined_tables` of what the stores hold now.
+
+    Args:
+        sources: sweeps of different names, each with its store.
+        fresh: as `read_table` takes it.
+
+    Raises:
+        UserError: as `joined_tables`.
+    """
+    return joined_tables([(sweep, read_runs(sweep, store, fresh)) for sweep, store in sources])
+
+
+def joined_tables(recorded: Sequence[tuple[Sweep, Sequence[TrialRun]]]) -> pd.DataFrame:
     """The tables of several sweeps in one, with the column `sweep` first; of one sweep, its table.
 
     What is unusual about a trial, the column `setting`, is said against the trials of all sweeps together, so that a
@@ -127,31 +142,30 @@ def read_tables(sources: Sequence[tuple[Sweep, Store]], fresh: bool = False) -> 
     (`sources.mixtures`).
 
     Args:
-        sources: sweeps of different names, each with its store.
-        fresh: as `read_table` takes it.
+        recorded: sweeps of different names, each with its runs.
 
     Raises:
         UserError: there is none, or two have one name.
     """
-    names = [sweep.name for sweep, _ in sources]
+    names = [sweep.name for sweep, _ in recorded]
     if not names or len(set(names)) < len(names):
         raise UserError(f"sweeps to be read together need different names: {', '.join(names) or 'there is none'}")
-    if len(sources) == 1:
-        return read_table(*sources[0], fresh)
-    trials = list({trial.trial_id: trial for sweep, _ in sources for trial in sweep.trials()}.values())
+    if len(recorded) == 1:
+        return trial_table(*recorded[0])
+    trials = list({trial.trial_id: trial for sweep, _ in recorded for trial in sweep.trials()}.values())
     settings = {trial.trial_id: label for trial, label in zip(trials, setting_labels(trials), strict=True)}
     tables = []
-    for sweep, store in sources:
-        table = read_table(sweep, store, fresh, settings)
+    for sweep, runs in recorded:
+        table = trial_table(sweep, runs, settings)
         table.insert(0, columns.SWEEP, sweep.name)
         table.attrs = {}
         tables.append(table)
     joined = _apart(pd.concat(tables, ignore_index=True))
     versions = [name for name in map(str, joined) if name.endswith(columns.VERSION)]
     joined[versions] = joined[versions].fillna("")
-    measures = [measure for sweep, _ in sources for measure in _about(sweep)["measures"]]
+    measures = [measure for sweep, _ in recorded for measure in _about(sweep)["measures"]]
     different = [measure for place, measure in enumerate(measures) if measure not in measures[:place]]
-    joined.attrs = _about(sources[0][0]) | {"sweep": " + ".join(names), "measures": different}
+    joined.attrs = _about(recorded[0][0]) | {"sweep": " + ".join(names), "measures": different}
     return joined
 
 

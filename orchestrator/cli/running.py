@@ -24,6 +24,8 @@ from orchestrator.cluster.request import Request, parse_event
 from orchestrator.errors import UserError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from orchestrator.analysis.answer import Answer
     from orchestrator.spec.loading import SweepFile
 
@@ -56,7 +58,10 @@ def carry_out(request: Request, address: str | None = None, started: Callable[[]
     prepare = None
     if request.command == "rerun":
         prepare = rerun_failed(frozenset(options.trials), options.error_class, options.from_scratch)
-    done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
+    done = submit(
+        file, console, address=address, prepare=prepare, started=started, limits=options.limits,
+        head_start=request.command == "submit",
+    )  # fmt: skip
     published, page = publish(file, done)
     code = report(file, done, page, options.as_json)
     if options.correlate and not done.interrupted:
@@ -65,12 +70,26 @@ def carry_out(request: Request, address: str | None = None, started: Callable[[]
 
 
 def _show_answer(file: "SweepFile", published: "Answer | None") -> None:
-    from orchestrator.analysis.answer import answer
+    """Prints the sweep's answer; figures of what has not changed since are not drawn again."""
+    from orchestrator.analysis.answer import answer, ask
     from orchestrator.analysis.sources import refuse_mixed
+    from orchestrator.evaluations import ANALYSIS
+    from orchestrator.local_folder import local_folder
 
-    found = published or answer(file.sweep, existing_store(file))
+    folder = local_folder(file.sweep) / ANALYSIS
+    found = published or ask([(file.sweep, existing_store(file))])
+    is_new = published is None and not _is_table(folder / "table.csv", found.table)
+    if is_new:
+        found = answer(file.sweep, existing_store(file))
     refuse_mixed(found.mixtures)
     show_answer(found)
+    if not found.files:
+        open_console().print(f"as before: {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _is_table(file: Path, table: "pd.DataFrame") -> bool:
+    """Whether a file holds just this table."""
+    return file.is_file() and file.read_text() == table.to_csv(index=False)
 
 
 def _evaluate(request: Request, address: str | None, started: Callable[[], None] | None) -> int:

@@ -5,9 +5,9 @@ from typing import Any
 
 from orchestrator.doctor.finding import Finding, Level, Question, first_line
 from orchestrator.errors import UserError
-from orchestrator.launch import ray_session
 from orchestrator.placement import check_fits
 from orchestrator.preflight import address_problem
+from orchestrator.ray_session import ray_session
 from orchestrator.spec.resources import Resources
 
 CHECK = "ray"

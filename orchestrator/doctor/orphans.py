@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from orchestrator.doctor.finding import Finding, Level, Question
 from orchestrator.driver import driver_lock, has_driver
-from orchestrator.launch import SCRATCH_NOTE, left_scratch
 from orchestrator.local_folder import local_folder
+from orchestrator.ray_session import SCRATCH_NOTE, left_scratch
 from orchestrator.spec.sweep import Sweep
 from orchestrator.stored import trial_folder_names
 from orchestrator.submit import close_orphans

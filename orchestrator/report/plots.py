@@ -122,12 +122,12 @@ def _measured(table: pd.DataFrame) -> tuple[Mapping[str, Curves], dict[str, dict
     for place, (trial_id, checkpoint, epoch) in enumerate(
         done[["trial_id", "checkpoint", "epoch"]].itertuples(index=False)
     ):
-        if pd.isna(epoch):
+        if pd.isna(epoch) or not (checkpoint == layout.BEST or trial_id in kept_trials):
             continue
         row = {name: float(floats[name][place]) for name in names if math.isfinite(floats[name][place])}
         if checkpoint == layout.BEST:
             best[trial_id] = {"epoch": float(epoch)} | row
-        elif trial_id in kept_trials:
+        else:
             for name, value in row.items():
                 values.setdefault(trial_id, {}).setdefault(name, []).append((int(epoch), value))
     for trial_id, curves_of in values.items():

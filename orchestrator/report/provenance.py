@@ -42,7 +42,8 @@ class Fact:
 
 def facts(runs: Sequence[TrialRun]) -> list[Fact]:
     """Versions, commit, data and machines; packages with components of their own among them."""
-    known = [*LABELS, *sorted({tag for run in runs for tag in run.tags if PACKAGE.fullmatch(tag)} - LABELS.keys())]
+    tags = set[str]().union(*(run.tags for run in runs))
+    known = [*LABELS, *sorted({tag for tag in tags if PACKAGE.fullmatch(tag)} - LABELS.keys())]
     found = []
     for tag in known:
         counts = Counter(run.tags[tag] for run in runs if run.tags.get(tag))

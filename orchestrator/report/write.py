@@ -16,10 +16,9 @@ from orchestrator.analysis.sources import (
     shared,
     shared_lines,
 )
-from orchestrator.analysis.table import compared, one_per_trial, read_tables
+from orchestrator.analysis.table import compared, joined_tables, one_per_trial, read_runs
 from orchestrator.errors import UserError
 from orchestrator.evaluations import ANALYSIS, analysis_folder, with_evaluation
-from orchestrator.local_copy import LocalCopy
 from orchestrator.local_folder import local_folder, stored_folder, to_storage
 from orchestrator.report.files import landscapes, training_curves
 from orchestrator.report.page import Source, html
@@ -89,7 +88,8 @@ def gather(
     """All that a report shows; as `write_report` takes it."""
     sources = [(with_evaluation(file.sweep, evaluation), store) for file, store in files]
     sweeps = [sweep for sweep, _ in sources]
-    both = read_tables(sources, fresh)
+    runs = [read_runs(sweep, store, fresh) for sweep, store in sources]
+    both = joined_tables(list(zip(sweeps, runs, strict=True)))
     usable = compared(both)
     mixed = mixtures(usable, {sweep.name: sweep.evaluation for sweep in sweeps})
     if refuse and not allow_mixed:
@@ -107,7 +107,7 @@ def gather(
         stores=list(dict.fromkeys(shown_store(store.uri, sweep.storage) for sweep, store in sources)),
         made=datetime.now(UTC),
         run_base=run_base([(store.uri, store.experiment_id) for _, store in sources]),
-        facts=facts([run for sweep, store in sources for run in LocalCopy(sweep, store).trial_runs()]),
+        facts=facts([run for own in runs for run in own]),
         training=_training(sweeps, one_per_trial(table)),
         landscapes=[figure for shown, _ in figures for figure in shown],
         landscapes_left=[name for _, left in figures for name in left],

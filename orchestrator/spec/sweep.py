@@ -311,9 +311,9 @@ class Sweep(Spec):
     def _cells_can_be_trained(self) -> Self:
         for number, grid in enumerate(self.grid):
             for of_all_seeds in self._by_seed(grid):
-                cell = next((cell for cell in of_all_seeds if grid.keeps(cell)), None)
-                for (section, *rest), reason in impossible.reasons(cell) if cell else ():
-                    raise problem(reason, *self._place_of(str(section), number, cell), *rest)
+                for cell in itertools.islice(filter(grid.keeps, of_all_seeds), 1):  # the seed makes no difference
+                    for (section, *rest), reason in impossible.reasons(cell):
+                        raise problem(reason, *self._place_of(str(section), number, cell), *rest)
         return self
 
     def _place_of(self, section: str, number: int, cell: Trial) -> Place:
@@ -345,7 +345,7 @@ class Sweep(Spec):
         """The trials of a grid, excluded or not: for each combination of all else those of its seeds."""
         shared = (grid.data or self.data, grid.model or self.model, grid.training or self.training)
         for parts in itertools.product(*shared, grid.methods, grid.regularizers):
-            named = dict(zip((*SHARED, "method", "regularizers"), parts, strict=True))
+            named: dict[str, Any] = dict(zip((*SHARED, "method", "regularizers"), parts, strict=True))
             # the parts were validated with the sweep: to do it again for ten thousand trials takes seconds
             yield (Trial.model_construct(**named, seed=seed) for seed in grid.seeds)
 

@@ -252,6 +252,14 @@ class Training(Spec):
     """Learning-rate schedule, by name."""
     clip_gradient: Annotated[Number, Field(gt=0)] | None = added_field(None)
     """Largest Euclidean norm of the whole gradient; a longer one is shortened to it. Left out: no clipping."""
+    precision: Literal["fp32", "bf16"] = added_field("fp32")
+    """Of convolutions and matrix products in the attack and in the loss of training. `bf16`: automatic mixed precision
+    with bfloat16; weights, their gradients and logits stay in single precision, and so does all that is measured. Other
+    weights come out, so it is part of a trial's identity. Fast on GPUs; slower than `fp32` on most CPUs."""
+    compile: bool = location(False)
+    """Compile the network for training and for its attack (torch.compile); takes about a minute at a trial's start. No
+    part of a trial's identity, but sums are rounded differently: give all trials of a study the same. Where it fails,
+    a trial goes on without it and says so."""
     attack: Attack = Attack()
     """The attack that adversarial training runs on every batch, in eval mode."""
     early_stopping: EarlyStopping | None = added_field(None)

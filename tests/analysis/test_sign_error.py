@@ -76,6 +76,25 @@ def test_an_error_is_weighed_by_hoeffding(min_effective):
     assert got.environments + got.dropped == 2 * (2 * 2 * 3 + 3 * 2 * 1 + 3 * 2 * 1)
 
 
+@pytest.mark.parametrize("min_effective", [1, 5, 9, 11.5])
+def test_settings_with_unequal_numbers_of_networks(min_effective):
+    """From one to five seeds in a setting, with every weight 1: how many are kept follows from their numbers alone."""
+    table = (
+        table_of(seeds=5).drop(columns="robust_loss_test_se").sample(frac=0.6, random_state=3).reset_index(drop=True)
+    )
+    expected = brute_force(table, "robust_loss_test", lambda a, b: 1.0, min_effective)
+    settings = [first for first, _ in table.groupby(list(AXES))]
+    together = [
+        sum(one != other for one, other in zip(a, b, strict=True)) == 1 and a[3] == b[3]
+        for a, b in itertools.combinations(settings, 2)
+    ]
+    got = found_in(table, "robust_loss_test", min_effective)
+    assert got.environments == len(expected) > 0
+    assert got.environments + got.dropped == sum(together)
+    assert got.maximum == pytest.approx(max(expected.values()))
+    assert got.percentile_90 == pytest.approx(np.quantile(list(expected.values()), 0.9))
+
+
 def test_a_loss_is_weighed_by_its_standard_errors():
     table, target = table_of(), "robust_loss_test"
 

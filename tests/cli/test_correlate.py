@@ -13,6 +13,7 @@ import pytest
 from mlflow.entities import Metric
 
 from orchestrator import cli
+from orchestrator.cli import running
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.measures import value_keys
 from orchestrator.tracking import Store
@@ -132,3 +133,20 @@ def test_fewer_effective_pairs_on_demand(said: Any) -> None:
     default, fewer = (json.loads(said(*words, *more)) for more in ((), ("--min-effective", "1")))
     assert default["pairs"][0]["sign_error"]["maximum"] is None
     assert fewer["pairs"][0]["sign_error"]["environments"] > 0
+
+
+def test_a_submit_that_ran_nothing_draws_only_what_has_changed(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    file = load_sweep_file(recorded / "s.yaml")
+    running._show_answer(file, None)
+    capsys.readouterr()
+    folder = recorded / "runs" / "x" / "analysis"
+    drawn = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    running._show_answer(file, None)
+    assert "as before:" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == drawn
+    (folder / "table.csv").write_text("another")
+    running._show_answer(file, None)
+    assert "wrote" in capsys.readouterr().out and (folder / "table.csv").read_text() != "another"

@@ -119,7 +119,7 @@ class Apart:
             )  # fmt: skip
 
     def start_nodes(self, names: Sequence[str]) -> None:
-        """One after another, again where a busy machine was too slow for Ray (see `orchestrator.launch._init`)."""
+        """One after another, again where a busy machine was too slow for Ray (see `orchestrator.ray_session._init`)."""
         for name in names:
             until, log = time.monotonic() + START_SECONDS, self.folder / f"{name}.log"
             self.start_node(name)

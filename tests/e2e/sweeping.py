@@ -40,7 +40,8 @@ BASE: dict[str, Any] = {
 def environment(**more: str) -> dict[str, str]:
     """Ours, without what would send a sweep to a cluster or a tracking server of the user's."""
     kept = {key: value for key, value in os.environ.items() if key not in {"RAY_ADDRESS", "MLFLOW_TRACKING_URI"}}
-    return kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "COLUMNS": "200"} | more
+    # Ray's workers are nice (15) by default: beside the other tests they would hardly run
+    return kept | {"MLFLOW_DISABLE_TELEMETRY": "true", "COLUMNS": "200", "RAY_worker_niceness": "0"} | more
 
 
 def run_inside(*words: str) -> int:

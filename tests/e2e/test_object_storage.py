@@ -14,6 +14,7 @@ import pytest
 from s3_server import S3Server
 from sweeping import BASE, environment, wait_for
 
+from orchestrator.driver import has_driver
 from orchestrator.spec.loading import load_sweep_file
 from workers import layout
 from workers.journal import Journal
@@ -43,7 +44,8 @@ class Elsewhere:
         changes = {"storage": self.storage, "tracking": tracking, "training": training}
         (folder / "x.yaml").write_text(json.dumps({"name": "x"} | BASE | changes))
         self.environment = environment(**server.environment, XDG_CACHE_HOME=str(folder / "cache"))
-        self.trials = {trial.trial_id: trial for trial in load_sweep_file(folder / "x.yaml").sweep.trials()}
+        self.sweep = load_sweep_file(folder / "x.yaml").sweep
+        self.trials = {trial.trial_id: trial for trial in self.sweep.trials()}
 
     def started(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -53,7 +55,7 @@ class Elsewhere:
 
     def said(self, *words: str, code: int = 0) -> str:
         process = self.started(*words)
-        out, _ = process.communicate(timeout=280)
+        out, _ = process.communicate(timeout=600)
         assert process.returncode == code, out
         return out
 
@@ -63,17 +65,21 @@ class Elsewhere:
     def journal(self, trial_id: str) -> Journal:
         return Journal(self.folder_of(trial_id))
 
+    def all_have(self, epochs: int) -> bool:
+        return all(len(self.journal(trial_id).values("train/loss")) >= epochs for trial_id in self.trials)
+
     def tag(self, trial_id: str, key: str) -> str:
         return [one.text for one in self.journal(trial_id).records if one.kind == "tag" and one.key == key][-1]
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2400)
 def test_a_sweep_on_s3_is_killed_and_goes_on(tmp_path: Path, server: S3Server) -> None:
     place = Elsewhere(tmp_path, server)
     with place.started("submit", "x.yaml") as driver:
         try:
-            wait_for(lambda: all(len(place.journal(name).values("train/loss")) >= 2 for name in place.trials), "epochs")
+            wait_for(lambda: driver.poll() is not None or has_driver(place.sweep), "the driver", 600)
             assert "is being run by process" in place.said("submit", "x.yaml", code=2)
+            wait_for(lambda: driver.poll() is not None or place.all_have(2), "epochs", 600)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(driver.pid, signal.SIGKILL)  # the driver, and what it started in its group

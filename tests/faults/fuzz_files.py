@@ -9,8 +9,8 @@ from typing import Any
 from orchestrator import evaluations, origins, recorded
 from orchestrator.cluster.request import Options, Request, parse_event
 from orchestrator.errors import UserError
-from orchestrator.launch import SCRATCH_NOTE, left_scratch
 from orchestrator.prune import prune
+from orchestrator.ray_session import SCRATCH_NOTE, left_scratch
 from orchestrator.recorded import SWEEP_FILE, TEXT_FILE
 from orchestrator.spec.external import External
 from orchestrator.spec.loading import SweepFile

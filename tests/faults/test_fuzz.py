@@ -13,7 +13,7 @@ import yaml
 from orchestrator.driver import HOLDER_FILE, driver_lock
 from orchestrator.errors import UserError
 from orchestrator.evaluations import Changes, applied
-from orchestrator.launch import SCRATCH_NOTE, left_scratch
+from orchestrator.ray_session import SCRATCH_NOTE, left_scratch
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Evaluation, Sweep
 from tests.faults.fuzz import TARGETS, fuzzed, made, quiet

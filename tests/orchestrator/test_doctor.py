@@ -21,7 +21,7 @@ from orchestrator.doctor.finding import Finding, Level, Question
 from orchestrator.doctor.probing import Check, ask
 from orchestrator.driver import driver_lock
 from orchestrator.errors import UserError
-from orchestrator.launch import SCRATCH_NOTE
+from orchestrator.ray_session import SCRATCH_NOTE
 from orchestrator.serving import probe
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Sweep

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.evaluations import measuring_plan, only_measuring
 from orchestrator.plan import Action, Plan, Traces, decide, estimate, folder_traces, make_plan
 from orchestrator.spec.sweep import Evaluation, Sweep
 from orchestrator.trial_run import TrialRun
@@ -232,3 +233,19 @@ def test_estimate_counts_only_what_is_left() -> None:
     assert found is not None and found.trial_hours * 3600 == pytest.approx(60 + 10)
     found = estimate(plan_of(runs, traces | {1: Traces(True, 10)}), runs)
     assert found is not None and found.trial_hours * 3600 == pytest.approx(10)
+
+
+def test_evaluate_plans_with_the_runs_that_were_read(tmp_path: Path) -> None:
+    """The store is not asked again: with none there is the same plan as with all runs that it has."""
+    sweep = SWEEP.model_copy(update={"storage": str(tmp_path)})
+    other = EVALUATION.model_copy(update={"seed": 7})
+    for trial in sweep.trials()[:3]:
+        folder = tmp_path / "x" / trial.trial_id / "checkpoints"
+        folder.mkdir(parents=True)
+        (folder.parent / "trial.json").touch()
+        (folder / checkpoint_name(10, 0, "0" * 64)).touch()
+    done = replace(a_run("finished", trial=1), tags={f"evaluated/{other.evaluation_id}": "finished"})
+    runs = [replace(a_run("failed"), run_id="older"), a_run("finished"), done]
+    expected = measuring_plan(sweep, other, runs)
+    assert [entry.trial_id for entry in expected.entries] == [run.trial_id for run in runs[1:]]
+    assert only_measuring(other)(None, make_plan(sweep, runs)) == expected  # type: ignore[arg-type]

@@ -82,3 +82,26 @@ def test_a_run_that_is_no_longer_asked_for_is_no_row() -> None:
 def test_without_any_run() -> None:
     table = trial_table(SWEEP, [])
     assert set(table["state"]) == {"missing"} and finished(table).empty
+
+
+def test_runs_with_other_names_of_metrics_and_tags_have_their_own_columns() -> None:
+    """Columns are worked out once for runs with the same names, in whatever order others come."""
+    at = f"eval/{EVALUATED}/"
+    runs = [
+        a_run(0, "finished", wci=1.0),
+        a_run(1, "finished", average_flatness=2.0),
+        a_run(2, "finished", "another", **{f"{at}wci": 3.0, "wci": 9.0}),
+        a_run(3, "finished", wci=4.0),
+    ]
+    runs[1].tags["flags/last/wci"] = "capped"
+    runs[2].tags.update({f"evaluated/{EVALUATED}": "finished", f"{at}flags/last/wci": "stopped", "half_version": "1.2"})
+    table = trial_table(SWEEP, runs).astype(object).where(lambda found: found.notna(), None)
+    assert table["wci"].tolist() == [1.0, None, 3.0, 4.0, None]
+    assert table["average_flatness"].tolist() == [None, 2.0, None, None, None]
+    assert table["flags"].tolist() == ["", "wci: capped", "wci: stopped", "", ""]
+    assert table["half_version"].tolist() == ["", "", "1.2", "", ""]
+
+
+def test_what_the_table_says_of_itself_is_not_copied_with_every_step() -> None:
+    assert TABLE[TABLE["state"] == "finished"].attrs["evaluation"] is TABLE.attrs["evaluation"]
+    assert TABLE.attrs["evaluation"] == SWEEP.evaluation.model_dump(mode="json")

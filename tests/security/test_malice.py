@@ -21,8 +21,8 @@ from pyarrow import parquet
 
 from orchestrator.analysis import landscapes
 from orchestrator.errors import UserError
-from orchestrator.launch import SCRATCH_PREFIX, _scratch
 from orchestrator.local_copy import LocalCopy
+from orchestrator.ray_session import SCRATCH_PREFIX, scratch_folder
 from orchestrator.sink import RunSink
 from orchestrator.spec.landscape_measures import Landscape
 from orchestrator.spec.loading import load_sweep_file
@@ -244,7 +244,7 @@ def test_the_note_of_a_driver_that_died(tmp_path: Path) -> None:
         for left, stays in ((precious, True), (own / ".." / "x", True), (own, False)):
             precious.mkdir(exist_ok=True)
             (tmp_path / ".driver.scratch").write_text(str(left))
-            with _scratch(tmp_path):
+            with scratch_folder(tmp_path):
                 pass
             assert precious.exists() and (own.exists() or not stays)
         assert not own.exists()

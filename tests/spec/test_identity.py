@@ -13,7 +13,7 @@ from orchestrator.spec.measures import MEASURES
 from orchestrator.spec.methods import METHODS
 from orchestrator.spec.models import MODELS
 from orchestrator.spec.regularizers import REGULARIZERS
-from orchestrator.spec.sweep import Evaluation, Trial
+from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.spec.training import OPTIMIZERS, SCHEDULES, Attack
 
 OTHER: dict[str, Any] = {
@@ -156,7 +156,8 @@ def test_each_field_counts_unless_it_is_a_location(
     after = cls.model_validate(before.model_dump() | {key: another(key, getattr(before, key), field.annotation)})
     assert getattr(after, key) != getattr(before, key)
     is_location = field.json_schema_extra == {"identity": False}
-    assert is_location == (key in {"root", "download", "path", "keep_every", "keep", "checkpoint_minutes", "preset"})
+    elsewhere = {"root", "download", "path", "keep_every", "keep", "checkpoint_minutes", "compile", "preset"}
+    assert is_location == (key in elsewhere)
     assert (digest(after) == digest(before)) == is_location
 
 
@@ -171,6 +172,23 @@ def test_every_part_of_a_trial_counts() -> None:
         trial(seed=1),
     ]
     assert len({found.trial_id for found in changed}) == len(changed)
+
+
+def test_a_changed_copy_has_an_id_of_its_own() -> None:
+    trial = Trial.model_validate({"data": "digits", "model": "resnet18", "method": "at", "training": {}, "seed": 0})
+    asked, other = trial.trial_id, trial.model_copy(update={"seed": 1})
+    assert other.trial_id == Trial.model_validate(other.model_dump()).trial_id != asked
+    assert trial.model_copy().trial_id == trial.model_copy(deep=True).trial_id == asked
+
+
+def test_trials_of_a_sweep_are_those_that_are_validated_one_by_one() -> None:
+    grid = {"methods": ["at", {"name": "trades", "beta": [1, 6]}], "seeds": [0, 1]}
+    grid |= {"regularizers": ["none", [{"name": "cutout", "size": 4}, {"name": "weight_decay", "value": 0.01}]]}
+    trials = Sweep.model_validate({"name": "x", "grid": grid}).trials()
+    assert len(trials) == 12
+    for trial in trials:
+        checked = Trial.model_validate(trial.model_dump())
+        assert (checked, checked.trial_id, hash(checked)) == (trial, trial.trial_id, hash(trial))
 
 
 def test_an_added_field_keeps_old_ids() -> None:

@@ -204,3 +204,19 @@ def test_block_equals_the_papers_figure(name: str, index: int) -> None:
     block = model.network.blocks[index]
     x = torch.randn(2, 4, 8, 8, generator=seeded(2))
     torch.testing.assert_close(block(x), blocks_by_hand(block, x, name.startswith("pre")), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
+def test_plain_networks_compute_their_layers_in_order(activation: type[nn.Module]) -> None:
+    """Bit for bit, whichever of pooling and activation is computed first; half of each image is one flat tie."""
+    network = build("cnn", splits=some_splits(3, 32)).network
+    for place, layer in enumerate(network.features):
+        if isinstance(layer, nn.ReLU):
+            network.features[place] = activation()
+    x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    x[..., 16:] = 0.5
+    x.requires_grad_(True)
+    found, expected = network(x), network.linear(network.features(x).mean((2, 3)))
+    assert torch.equal(found, expected)
+    gradients = [torch.autograd.grad(logits.square().sum(), [x, *network.parameters()]) for logits in (found, expected)]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))

@@ -126,6 +126,10 @@ class TheSame(RuleBasedStateMachine):
     def delete(self, name: str) -> None:
         self.both(lambda folder: folder.delete(name))
 
+    @rule(names=st.lists(NAMES, max_size=4))
+    def delete_files(self, names: list[str]) -> None:
+        self.both(lambda folder: folder.delete_files(names))
+
     @rule(name=st.sampled_from(["a", "deep", "b"]), new=st.sampled_from(["moved", "moved-2"]))
     def rename(self, name: str, new: str) -> None:
         if not self.local.exists(new):
@@ -150,6 +154,7 @@ class TheSame(RuleBasedStateMachine):
     def look(self, name: str) -> None:
         self.both(lambda folder: folder.exists(name))
         self.both(lambda folder: folder.read(name))
+        self.both(lambda folder: folder.read_if_there(name))
         self.both(lambda folder: folder.read_all([name, name]))
 
     def teardown(self) -> None:

@@ -49,10 +49,10 @@ def reference(model: Classifier, images: Images, attack: Attack, seed: int) -> d
     return totals
 
 
-@pytest.mark.parametrize("best", [True, False])
-def test_values_equal_a_reference(trained: Classifier, best: bool) -> None:
+@pytest.mark.parametrize(("best", "batch_size"), [(True, 17), (False, 17), (True, 1000)])
+def test_values_equal_a_reference(trained: Classifier, best: bool, batch_size: int) -> None:
     settings = Robustness(
-        attack={**EVALUATION, "best_iterate": best}, train_examples=30, test_examples=40, batch_size=17
+        attack={**EVALUATION, "best_iterate": best}, train_examples=30, test_examples=40, batch_size=batch_size
     )
     values = robustness(trained, digits(), settings, attack=TRAINING_ATTACK, seed=5).values
     assert tuple(sorted(values)) == tuple(sorted(settings.keys()))

@@ -85,6 +85,8 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         folder.read("file")
     folder.delete("file")
+    folder.delete_files(["file", "other"])
+    assert folder.read_if_there("file") is None
     assert not folder.exists("file") and not (tmp_path / "not there").exists()
 
 
@@ -106,6 +108,10 @@ def test_another_file_system() -> None:
     assert folder.read("file") == b"1" and folder.names() == ["file"] and folder.exists("file")
     folder.delete("file")
     assert folder.names() == []
+    for name in ("a", "b", "c"):
+        folder.write(name, b"1")
+    folder.delete_files(["a", "gone", "b"])
+    assert folder.names() == ["c"]
     with pytest.raises(TypeError):
         folder.append("file", b"2")
 

@@ -10,7 +10,7 @@ from orchestrator.spec.training import Attack
 from workers.attacks import ascend, cross_entropy_objective, random_start
 from workers.data.batches import to_unit
 from workers.data.splits import Images
-from workers.modes import frozen
+from workers.folding import folded
 from workers.seeding import generator
 from workers.steps import Steps, Tick, stepwise
 
@@ -47,40 +47,51 @@ def robust_examples(model: nn.Module, images: Images, attack: Attack, batch_size
         model: from images in [0, 1] to logits; attacked in eval mode with frozen parameters.
         images: uint8 images and labels.
         attack: PGD's settings.
-        batch_size: images attacked at once.
+        batch_size: images attacked at once; where there are fewer, those of several restarts.
         seed: of the random starts.
     """
     x, y = to_unit(images.x), images.y
     best: PerExample | None = None
-    total = attack.restarts * -(-len(y) // batch_size)
-    for restart in range(attack.restarts):
-        starts = random_start(x, attack, generator(x.device, seed, "attack", restart))
-        found = torch.empty_like(x)
-        for number, low in enumerate(range(0, len(y), batch_size)):
+    together = max(1, batch_size // max(1, len(y)))  # restarts that fill a batch: few images are slow to attack
+    groups = [range(low, min(low + together, attack.restarts)) for low in range(0, attack.restarts, together)]
+    total, done = sum(-(-len(group) * len(y) // batch_size) for group in groups), 0
+    for group in groups:
+        centres, labels = torch.cat([x] * len(group)), y.repeat(len(group))
+        found = torch.cat([random_start(x, attack, generator(x.device, seed, "attack", number)) for number in group])
+        for low in range(0, len(labels), batch_size):
             part = slice(low, low + batch_size)
-            with frozen(model):
+            with folded(model):
                 found[part] = ascend(
-                    model, x[part], starts[part], cross_entropy_objective(y[part]), attack, want_value=False
+                    model,
+                    centres[part],
+                    found[part].clone(),
+                    cross_entropy_objective(labels[part]),
+                    attack,
+                    want_value=False,
                 )[0]
-            yield Tick(restart * (total // attack.restarts) + number + 1, total)
-        here = at_inputs(model, found, y, batch_size)
-        if best is None:
-            best = here
-        else:
-            better = here.loss > best.loss
-            best = PerExample(
-                torch.where(better, here.loss, best.loss),
-                torch.where(better, here.wrong, best.wrong),
-                torch.where(better[:, None, None, None], here.x, best.x),
-            )
+            yield Tick(done := done + 1, total)
+        here = at_inputs(model, found, labels, batch_size)
+        for low in range(0, len(labels), len(y)):
+            restart = PerExample(*(values[low : low + len(y)] for values in here))
+            best = restart if best is None else _worse_for_the_network(best, restart)
     assert best is not None  # noqa: S101  (restarts >= 1)
     return best
+
+
+def _worse_for_the_network(first: PerExample, second: PerExample) -> PerExample:
+    """Of each example the one with the higher loss, the first if both are equal."""
+    better = second.loss > first.loss
+    return PerExample(
+        torch.where(better, second.loss, first.loss),
+        torch.where(better, second.wrong, first.wrong),
+        torch.where(better[:, None, None, None], second.x, first.x),
+    )
 
 
 def at_inputs(model: nn.Module, x: Tensor, y: Tensor, batch_size: int) -> PerExample:
     """The network in eval mode at inputs x, N x C x H x W in [0, 1], with labels y, int64, N."""
     losses, wrong = [], []
-    with frozen(model), torch.no_grad():
+    with folded(model), torch.no_grad():
         for low in range(0, len(y), batch_size):
             logits, labels = model(x[low : low + batch_size]), y[low : low + batch_size]
             losses.append(F.cross_entropy(logits, labels, reduction="none"))

@@ -12,6 +12,7 @@ from orchestrator.spec.training import Attack
 from workers.attacks import ascent_step, random_start
 from workers.data.batches import to_unit
 from workers.data.splits import Images, Splits
+from workers.folding import folded
 from workers.measures.flatness import (
     WHOLE,
     array_name,
@@ -26,7 +27,6 @@ from workers.measures.flatness import (
 )
 from workers.measures.result import Parts, Result
 from workers.measures.robust_loss import at_inputs, robust_examples
-from workers.modes import frozen
 from workers.seeding import generator
 from workers.steps import Steps, Tick, stepwise
 from workers.weights import norms, perturbed_tensors, restored, scaled_to
@@ -155,7 +155,7 @@ class JointAscent:
         parts = [slice(low, low + self.settings.batch_size) for low in range(0, len(y), self.settings.batch_size)]
         steps = [ascent_step(x[part], self.attack) for part in parts]
         for epoch in range(self.settings.epochs):
-            with frozen(self.model):
+            with folded(self.model, moving=True):
                 for parameter in self.parameters:
                     parameter.requires_grad_(True)
                 for part, step in zip(parts, steps, strict=True):

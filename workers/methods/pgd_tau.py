@@ -7,11 +7,11 @@ from torch.nn import functional as F  # noqa: N812  (the usual name)
 from orchestrator.spec import methods as spec
 from orchestrator.spec.training import Attack
 from workers.attacks import ascent_step, random_start
+from workers.folding import folded
 from workers.labels import Labels
 from workers.methods.adversarial import loss_at_adversarial
 from workers.methods.base import Loss
 from workers.models.classifier import Classifier
-from workers.modes import frozen
 
 
 class PgdTau:
@@ -26,7 +26,7 @@ class PgdTau:
         iterate = random_start(x, attack, random)
         left = torch.full((len(x),), self.tau, device=x.device)  # steps still allowed once misclassified
         fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        with frozen(model):
+        with folded(model):
             for _ in range(attack.steps):
                 iterate = iterate.detach().requires_grad_(True)
                 logits = model(iterate)

@@ -7,9 +7,9 @@ from torch.nn import functional as F  # noqa: N812  (the usual name)
 from orchestrator.spec import methods as spec
 from orchestrator.spec.training import Attack
 from workers.attacks import pgd
+from workers.folding import folded
 from workers.labels import Labels
 from workers.methods.base import Loss
-from workers.modes import frozen
 
 START_DEVIATION = 0.001
 """Standard deviation of the Gaussian start around x, in units of the pixel range (the authors' code)."""
@@ -26,7 +26,7 @@ class Trades:
 
         At x itself the divergence has no gradient, so a start at the image would not move.
         """
-        with frozen(model):
+        with folded(model):
             with torch.no_grad():
                 clean = model(x)
             return pgd(model, x, lambda logits: kl(clean, logits), attack, random, start=_gaussian_start)

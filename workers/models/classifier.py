@@ -30,9 +30,9 @@ class Classifier(nn.Module):
         """Further heads on the penultimate features, for training only."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of images with pixels in [0, 1]."""
+        """Logits of images with pixels in [0, 1], in the images' own precision, also where the network's is lower."""
         logits: Tensor = self.network((x - self.mean) / self.std)
-        return logits
+        return logits.to(x.dtype)
 
     @property
     def last_linear(self) -> nn.Linear:
@@ -44,7 +44,7 @@ class Classifier(nn.Module):
         caught: list[Tensor] = []
         hook = self.last_linear.register_forward_pre_hook(lambda _module, inputs: caught.append(inputs[0]))
         try:
-            return self(x), caught[0]
+            return Classifier.forward(self, x), caught[0]  # compiled, it would pass the hook by
         finally:
             hook.remove()
 

@@ -1,10 +1,12 @@
 """Convolutional networks without shortcuts: a plain CNN, and VGG (Simonyan & Zisserman 2015, arXiv 1409.1556)."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
 from orchestrator.spec.models import Cnn, Norm, Vgg16
+from workers.folding import Chain
 from workers.models.layers import Shape, he_initialise, normalisation, normalised_conv
 
 
@@ -38,8 +40,29 @@ class Plain(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits, B x classes, of images B x channels x H x W."""
-        logits: Tensor = self.linear(self.features(x).mean((2, 3)))
+        for layer in _pooling_first(self.features):
+            x = layer(x)
+        logits: Tensor = self.linear(x.mean((2, 3)))
         return logits
+
+    def chains(self) -> list[Chain]:
+        """See `workers.folding`."""
+        layers = [layer for layer in self.features if not isinstance(layer, nn.MaxPool2d)]
+        starts = [place for place, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)]
+        found = []
+        for start, end in zip(starts, [*starts[1:], len(layers)], strict=True):
+            conv, *norms, act = layers[start:end]
+            found.append(Chain(conv, norms[0] if norms else None, act))
+        return found
+
+
+def _pooling_first(layers: Iterable[nn.Module]) -> list[nn.Module]:
+    """A ReLU and max pooling change places: a ReLU is monotone, so that this is the same, with a quarter to look at."""
+    order = list(layers)
+    for place, (first, second) in enumerate(itertools.pairwise(order)):
+        if type(first) is nn.ReLU and type(second) is nn.MaxPool2d:
+            order[place : place + 2] = second, first
+    return order
 
 
 def cnn(spec: Cnn, shape: Shape, classes: int) -> Plain:

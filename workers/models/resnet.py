@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.spec.models import Norm, PreActResNet18, ResNet18, SmallPreActResNet, WideResNet
+from workers.folding import Chain
 from workers.models.layers import Shape, conv, he_initialise, normalisation, normalised_conv
 
 
@@ -27,6 +28,10 @@ class PreActBlock(nn.Module):
         result: Tensor = out + skipped
         return result
 
+    def chains(self) -> list[Chain]:
+        """See `workers.folding`."""
+        return [Chain(None, self.norm1, self.active1), Chain(self.conv1, self.norm2, self.active2)]
+
 
 class PostActBlock(nn.Module):
     """conv - norm - ReLU - conv - norm, plus the input (projected and normalised if shapes differ), ReLU."""
@@ -45,6 +50,13 @@ class PostActBlock(nn.Module):
         out = self.norm2(self.conv2(self.active1(self.norm1(self.conv1(x)))))
         result: Tensor = self.active2(out + self.shortcut(x))
         return result
+
+    def chains(self) -> list[Chain]:
+        """See `workers.folding`."""
+        own = [Chain(self.conv1, self.norm1, self.active1), Chain(self.conv2, self.norm2, None)]
+        if len(self.shortcut):
+            own.append(Chain(self.shortcut[0], self.shortcut[1], None))
+        return own
 
 
 class ResNet(nn.Module):
@@ -97,6 +109,11 @@ class ResNet(nn.Module):
             out = self.active(self.last_norm(out))
         logits: Tensor = self.linear(out.mean((2, 3)))
         return logits
+
+    def chains(self) -> list[Chain]:
+        """See `workers.folding`."""
+        ends = [(self.stem, self.stem_norm), (None, self.last_norm)]
+        return [Chain(conv, norm, self.active) for conv, norm in ends if norm is not None]
 
     def _initialise_unnormalised(self, blocks: Sequence[PreActBlock | PostActBlock]) -> None:
         """Each block starts as its shortcut; without that the second moment would double in each (Zhang et al. 2019).
