@@ -22,6 +22,7 @@ from orchestrator.preflight import check
 from orchestrator.ray_session import RaySession
 from orchestrator.recorded import remember
 from orchestrator.run_content import RunContent
+from orchestrator.sink import STATUS
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
@@ -174,7 +175,8 @@ def _new_trials(sweep: Sweep) -> int:
 def close_orphans(
     store: Store, sweep: Sweep, lost: frozenset[str] = frozenset(), runs: Sequence[TrialRun] | None = None
 ) -> list[TrialRun]:
-    """Brings every run that says RUNNING, while no worker can have it, in line with its trial's journal.
+    """Brings every run that says RUNNING, while no worker can have it, in line with its trial's journal, and the status
+    of the others in line with their state.
 
     Call it only as the sweep's one driver. A trial that ended is closed as its journal says; one that did not is
     'interrupted', or failed as worker_lost if it is among `lost`. Those that somebody cancelled are failed as such.
@@ -190,7 +192,11 @@ def close_orphans(
             failure = ErrorClass.CANCELLED, "by its user"
         elif run.trial_id in lost and run.state != "failed":
             failure = ErrorClass.WORKER_LOST, "its worker died"
-        if run.status == "RUNNING" or failure:
+        half_sent = run.state in STATUS and STATUS[run.state] != run.status
+        if half_sent and run.status != "RUNNING" and run.state != "running" and not failure:
+            store.set_state(run.run_id, run.state)  # its sender died after the tags, the status is sent last
+            closed.append(run)
+        elif run.status == "RUNNING" or half_sent or failure:
             _close(store, run, Folder(f"{sweep.storage}/{sweep.name}/{run.trial_id}"), failure)
             closed.append(run)
         if run.tags.get(cancel.TAG):

@@ -200,7 +200,8 @@ class Folder:
                 os.unlink(aside)  # noqa: PTH108
 
     def append(self, name: str, content: bytes) -> None:
-        """Adds to the end of a local file, which is made if missing; `workers.log` does it everywhere.
+        """Adds to the end of a local file, which is made if missing, all of it or nothing unless the process dies
+        meanwhile; `workers.log` does it everywhere.
 
         Raises:
             TypeError: it is on an object store, which has no such thing.
@@ -209,10 +210,18 @@ class Folder:
             raise TypeError(f"no file can be added to in {self.url}")
         os.makedirs(self._path, exist_ok=True)  # noqa: PTH103
         faults.point("append/before", self._at(name))
-        with open(self._at(name), "ab") as file:  # noqa: PTH123
-            faults.write(file, content, "append/half", self._at(name))
-            file.flush()
-            os.fsync(file.fileno())
+        size = None
+        try:
+            with open(self._at(name), "ab") as file:  # noqa: PTH123
+                size = file.tell()
+                faults.write(file, content, "append/half", self._at(name))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            if size is not None:
+                with contextlib.suppress(OSError):  # a part of it would spoil what is added next
+                    os.truncate(self._at(name), size)
+            raise
         faults.point("append/after", self._at(name))
 
     def delete(self, name: str) -> None:

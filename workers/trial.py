@@ -16,6 +16,7 @@ from orchestrator.spec.sweep import Evaluation, Trial
 from workers import checkpoints, faults, layout, retention
 from workers.data.splits import Splits, load_splits
 from workers.failures import DataError, ErrorClass, StorageError, classify
+from workers.journal import Journal
 from workers.measurement import Measurement, Measuring, Values
 from workers.memory import kept_memory
 from workers.pseudo_labels import with_pseudo_labels
@@ -75,13 +76,18 @@ def trial_steps(
     """
     device = torch.device(device)
     with folder.lock(LOCK_SECONDS), kept_memory():
-        recorder = Recorder(folder, sink)
+        recorder, through = Recorder(folder, sink), False
         try:
+            through = _is_through(trial, evaluation, folder, recorder.journal)
+            if not through:
+                _begin_attempt(trial, evaluation, recorder, device)
             values = yield from _train_and_measure(trial, evaluation, folder, recorder, device)
-            recorder.state("finished")
+            if not through:
+                recorder.state("finished")
             faults.point("trial/finished")
         except GeneratorExit:
-            recorder.state("interrupted")
+            if not through:
+                recorder.state("interrupted")
             close(recorder, STOP_SECONDS)
             raise
         except Exception as error:
@@ -120,12 +126,6 @@ def close(recorder: Recorder, timeout: float) -> None:
 def _train_and_measure(
     trial: Trial, evaluation: Evaluation | None, folder: Folder, recorder: Recorder, device: torch.device
 ) -> Generator[Progress | Measuring, None, Values]:
-    attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
-    recorder.state("running")
-    faults.point("trial/running")
-    others = packages(*filter(None, (trial, evaluation)))
-    versions = {f"{name}_version": version for name, version in {"flatsweep": __version__, **others}.items()}
-    recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **surroundings(device), **versions})
     folder.write(layout.TRIAL, json.dumps(trial.model_dump(mode="json"), indent=2).encode())
     trainer = restored_trainer(trial, folder, device)
     recorder.tags({"data_digest": trainer.splits.digest})
@@ -142,6 +142,30 @@ def _train_and_measure(
         recorder.tags({"evaluation_id": evaluation.evaluation_id})
     retention.apply(trial, evaluation, folder)
     return values
+
+
+def _is_through(trial: Trial, evaluation: Evaluation | None, folder: Folder, journal: Journal) -> bool:
+    """Whether an earlier attempt ended, and only its records may still have to be sent: one that dies at that leaves
+    the trial as finished as it was."""
+    if [record.text for record in journal.records if record.kind == "state"][-1:] != ["finished"]:
+        return False
+    saved = folder / layout.CHECKPOINTS
+    trained = max((found[0] for found in map(layout.parse_checkpoint, saved.names()) if found), default=0)
+    if trained < trial.training.epochs or evaluation is None:
+        return trained >= trial.training.epochs
+    kept = {found[0] for found in map(layout.parse_snapshot, (saved / layout.SNAPSHOTS).names()) if found}
+    networks = layout.networks(trial, evaluation, kept)
+    results = {layout.result_name(one, evaluation.seed, network) for one in evaluation.measures for network in networks}
+    return results <= set((folder / layout.MEASURES).names())
+
+
+def _begin_attempt(trial: Trial, evaluation: Evaluation | None, recorder: Recorder, device: torch.device) -> None:
+    attempt = 1 + sum(record.kind == "state" and record.text == "running" for record in recorder.journal.records)
+    recorder.state("running")
+    faults.point("trial/running")
+    others = packages(*filter(None, (trial, evaluation)))
+    versions = {f"{name}_version": version for name, version in {"flatsweep": __version__, **others}.items()}
+    recorder.tags({"attempt": str(attempt), "error_class": "", "error": "", **surroundings(device), **versions})
 
 
 def restored_trainer(trial: Trial, folder: Folder, device: torch.device) -> Trainer:

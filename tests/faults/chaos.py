@@ -34,6 +34,7 @@ from chaos_outcomes import Outcome, table
 from chaos_place import DATA, SWEEP, write_digits
 from chaos_processes import MODULES, fork, in_child, one_thread, read_lines
 from chaos_seed import FOUND, RESULT, Seed
+from chaos_server import import_server
 from mlflow import MlflowClient
 
 from orchestrator.tracking_place import DATABASE, quiet
@@ -171,6 +172,8 @@ def main() -> int:
     given = parser.parse_args()
     if given.small:
         SWEEP["grid"]["regularizers"] = SWEEP["grid"]["regularizers"][1:]
+    else:
+        import_server()
     one_thread()
     os.environ["GIT_CEILING_DIRECTORIES"] = "/"
     os.environ.pop("MLFLOW_TRACKING_URI", None)

@@ -22,6 +22,8 @@ CTRL_C, TWICE, SECOND, KILLED, PREEMPTED = (
     "driver killed, for what follows",
     "everything preempted, again and again",
 )
+EVERY = "*"
+"""Not one trial."""
 GROWN = "sweep file edited: a larger grid"
 TRIAL_REMOVED = "a trial's folder removed"
 DATA_CHANGED = "data file changed, then put back"
@@ -51,21 +53,21 @@ def _one_of(trials: list[Path], chance: random.Random) -> Path | None:
     return chance.choice(trials) if trials else None
 
 
-def _damage(place: Place, chance: random.Random, change: Callable[[bytes], bytes]) -> bool:
+def _damage(place: Place, chance: random.Random, change: Callable[[bytes], bytes]) -> str:
     """Of the newest checkpoint of a trial that will need it."""
     trial = _one_of([trial for trial in place.trials if _checkpoints(trial) and not ended(trial)], chance)
     if trial is None:
-        return False
+        return ""
     newest = _checkpoints(trial)[-1]
     newest.write_bytes(change(newest.read_bytes()))
-    return True
+    return trial.name
 
 
-def _truncate(place: Place, chance: random.Random) -> bool:
+def _truncate(place: Place, chance: random.Random) -> str:
     return _damage(place, chance, lambda content: content[: chance.randrange(len(content))])
 
 
-def _flip(place: Place, chance: random.Random) -> bool:
+def _flip(place: Place, chance: random.Random) -> str:
     def change(content: bytes) -> bytes:
         at = chance.randrange(len(content))
         return content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :]
@@ -73,30 +75,30 @@ def _flip(place: Place, chance: random.Random) -> bool:
     return _damage(place, chance, change)
 
 
-def _tear_journal(place: Place, chance: random.Random) -> bool:
+def _tear_journal(place: Place, chance: random.Random) -> str:
     """As a machine that loses power leaves it: with the first half of a line at its end."""
     trial = _one_of([trial for trial in place.trials if not ended(trial)], chance)
     if trial is None:
-        return False
+        return ""
     journal = trial / "journal.jsonl"
     line = journal.read_bytes().splitlines()[-1]
     with journal.open("ab") as file:
         file.write(line[: chance.randrange(1, len(line))])
-    return True
+    return trial.name
 
 
-def _remove_checkpoints(place: Place, chance: random.Random) -> bool:
+def _remove_checkpoints(place: Place, chance: random.Random) -> str:
     trial = _one_of([trial for trial in place.trials if _checkpoints(trial)], chance)
     if trial is not None:
         shutil.rmtree(trial / layout.CHECKPOINTS)
-    return trial is not None
+    return trial.name if trial else ""
 
 
-def _remove_trial(place: Place, chance: random.Random) -> bool:
+def _remove_trial(place: Place, chance: random.Random) -> str:
     trial = _one_of(place.trials, chance)
     if trial is not None:
         shutil.rmtree(trial)
-    return trial is not None
+    return trial.name if trial else ""
 
 
 def _lose_store(place: Place) -> None:
@@ -106,49 +108,49 @@ def _lose_store(place: Place) -> None:
     shutil.rmtree(place.artifacts, ignore_errors=True)
 
 
-def _delete_store(place: Place, _chance: random.Random) -> bool:
+def _delete_store(place: Place, _chance: random.Random) -> str:
     if place.uri or not place.trials:
-        return False
+        return ""
     _lose_store(place)
-    return True
+    return EVERY
 
 
-def _rebuild_store(place: Place, _chance: random.Random) -> bool:
+def _rebuild_store(place: Place, _chance: random.Random) -> str:
     if place.uri or not place.trials:
-        return False
+        return ""
     _lose_store(place)
     in_child(lambda: sync(place.file()))
-    return True
+    return EVERY
 
 
-def _move(place: Place, _chance: random.Random) -> bool:
+def _move(place: Place, _chance: random.Random) -> str:
     """To another folder, where the store is rebuilt: an SQLite store has the old one's name all over it."""
     if not place.trials:
-        return False
+        return ""
     before, place.root = place.storage, f"{place.root}-moved"
     before.rename(place.storage)
     if not place.uri:
         _lose_store(place)
         in_child(lambda: sync(place.file()))
-    return True
+    return EVERY
 
 
-def _grow(place: Place, _chance: random.Random) -> bool:
+def _grow(place: Place, _chance: random.Random) -> str:
     place.small = False
-    return True
+    return EVERY
 
 
-def _change_data(place: Place, _chance: random.Random) -> bool:
+def _change_data(place: Place, _chance: random.Random) -> str:
     """Once every trial has begun: one that begins with other data is another experiment, and stays one."""
     begun = [trial for trial in place.trials if (trial / layout.DATA).exists()]
     cells = len(SWEEP["grid"]["methods"]) * len(SWEEP["grid"]["regularizers"])
     if place.small or len(begun) < cells or all(map(ended, begun)):
-        return False
+        return ""
     write_digits(place.folder / DATA, changed=True)
-    return True
+    return EVERY
 
 
-BETWEEN: dict[str, Callable[[Place, random.Random], bool]] = {
+BETWEEN: dict[str, Callable[[Place, random.Random], str]] = {
     "newest checkpoint cut off": _truncate,
     "newest checkpoint: one bit flipped": _flip,
     "half a line at a journal's end": _tear_journal,
@@ -160,7 +162,7 @@ BETWEEN: dict[str, Callable[[Place, random.Random], bool]] = {
     GROWN: _grow,
     DATA_CHANGED: _change_data,
 }
-"""What is done between two drivers -> how; it says whether there was something to do it to."""
+"""What is done between two drivers -> how; it says to which trial, or to all, or "" where there was nothing to do."""
 AGAIN = {
     "newest checkpoint cut off": 2.0,
     "newest checkpoint: one bit flipped": 2.0,

@@ -123,7 +123,7 @@ class Drivers:
             act_on_drivers(act, drivers, self._workers)
 
 
-def note_act(log: Path, what: str, seconds: float = 0.0, pid: int | None = None) -> None:
-    """Adds something that was done to a sweep to what happened to it."""
+def note_act(log: Path, what: str, seconds: float = 0.0, pid: int | None = None, about: str = "*") -> None:
+    """Adds something that was done to a sweep, or to one trial, to what happened to it."""
     with log.open("a") as lines:
-        lines.write(json.dumps(log_line(what, seconds, pid)) + "\n")
+        lines.write(json.dumps(log_line(what, seconds, pid, about)) + "\n")

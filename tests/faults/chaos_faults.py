@@ -30,13 +30,22 @@ class Kind:
     seconds: tuple[float, float] = (0.0, 0.0)
     """Between these: before the process dies; how long it lasts; how far a clock jumps."""
     share: float = 0.0
+    family: str = ""
+    """What the table calls it; `what` if not given."""
 
 
 def _of_file(what: str, of: str, hits: int) -> list[Kind]:
     return [
-        Kind(f"half of {what} written", "file/half", (*DIES, *FAILS), hits, of),
-        Kind(f"{what} written, not yet in place", "file/written", (*DIES, *FAILS), hits, of),
-        Kind(f"{what} in place", "file/replaced", DIES, hits, of),
+        Kind(f"half of {what} written", "file/half", (*DIES, *FAILS), hits, of, family="half of a file written"),
+        Kind(
+            f"{what} written, not yet in place",
+            "file/written",
+            (*DIES, *FAILS),
+            hits,
+            of,
+            family="a file written, not yet in place",
+        ),
+        Kind(f"{what} in place", "file/replaced", DIES, hits, of, family="a file just in place"),
     ]
 
 
@@ -54,11 +63,32 @@ WORKER = (
     Kind("journal line written, not yet sent", "append/after", DIES, 16, "*/journal.jsonl"),
     Kind("part of a measure done", "measure/part", DIES, 6),
     Kind("a measure done, its parts still there", "measure/kept", DIES, 5),
-    Kind("before a batch to MLflow", "mlflow/begin", (*DIES, *FAILS, "sleep"), 6, seconds=(0.05, 0.5)),
-    Kind("metrics in MLflow, tags not", "mlflow/metrics", (*DIES, *FAILS, "sleep"), 6, seconds=(0.05, 0.5)),
-    Kind("tags in MLflow, status not", "mlflow/tags", (*DIES, *FAILS, "sleep"), 6, seconds=(0.05, 0.5)),
-    Kind("all in MLflow, run not yet closed", "mlflow/tags", DIES, 2, "finished"),
-    Kind("batch in MLflow", "mlflow/sent", (*DIES, *FAILS), 6),
+    Kind(
+        "before a batch to MLflow",
+        "mlflow/begin",
+        (*DIES, *FAILS, "sleep"),
+        6,
+        seconds=(0.05, 0.5),
+        family="within a batch to MLflow",
+    ),
+    Kind(
+        "metrics in MLflow, tags not",
+        "mlflow/metrics",
+        (*DIES, *FAILS, "sleep"),
+        6,
+        seconds=(0.05, 0.5),
+        family="within a batch to MLflow",
+    ),
+    Kind(
+        "tags in MLflow, status not",
+        "mlflow/tags",
+        (*DIES, *FAILS, "sleep"),
+        6,
+        seconds=(0.05, 0.5),
+        family="within a batch to MLflow",
+    ),
+    Kind("all in MLflow, run not yet closed", "mlflow/tags", DIES, 2, "finished", family="within a batch to MLflow"),
+    Kind("batch in MLflow", "mlflow/sent", (*DIES, *FAILS), 6, family="within a batch to MLflow"),
     Kind("trial just begun", "trial/running", DIES, 2),
     Kind("trial ended, last records not sent", "trial/finished", DIES, 2),
     Kind("trial ended, all sent", "trial/closed", DIES, 2),
@@ -75,8 +105,8 @@ DRIVER = (
 )
 HOUR = 3600.0
 STORAGE = (
-    Kind("disk full for a while", "*/half", ("enospc",), 20, seconds=(0.3, 3)),
-    Kind("storage read-only for a while", "*/half", ("erofs",), 20, seconds=(0.3, 3)),
+    Kind("disk full for a while", "*/half", ("enospc",), 6, seconds=(0.3, 3)),
+    Kind("storage read-only for a while", "*/half", ("erofs",), 6, seconds=(0.3, 3)),
     Kind("I/O error in 1 % of writes", "*/half", ("eio",), share=0.01),
 )
 NUMBERS = (

@@ -20,8 +20,9 @@ from workers.journal import Journal
 from workers.retention import is_left_over
 from workers.storage import LOCK, Folder
 
-VOLATILE_TAGS = {"host", "pid", "attempt", "error_class", "error", "code_commit", "code_digest"}
-"""Where and how often it ran, what went wrong with an earlier attempt, and of code that somebody may be writing."""
+VOLATILE_TAGS = {"host", "pid", "attempt", "error_class", "error", "cancel", "code_commit", "code_digest"}
+"""Where and how often it ran, what went wrong with an earlier attempt, the answer to what was asked of it, and of code
+that somebody may be writing."""
 VOLATILE_COLUMNS = {"run_id", "attempt", "train_seconds", "error_class", "error", "older_runs"}
 HASH = re.compile(rf"-[0-9a-f]{{{layout.HASH_DIGITS}}}\.pt$")
 
@@ -48,7 +49,7 @@ class Findings:
         every = self._client.search_runs([self.store.experiment_id], run_view_type=ViewType.ALL, max_results=1000)
         runs = [run for run in every if run.info.lifecycle_stage == "active"]
         for run in every:
-            name, empty = run.data.tags.get("flatsweep.trial_id", "the sweep"), not run.data.metrics
+            name, empty = run.data.tags.get("flatsweep.trial_id", "the sweep"), set(run.data.metrics) <= {CHANGED}
             self._expect(run in runs or empty, f"a run of {name} was deleted that was no empty twin")
             self._expect(run.info.status != "RUNNING", f"a run of {name} is RUNNING")
         kinds = Counter(run.data.tags["flatsweep.kind"] for run in runs)

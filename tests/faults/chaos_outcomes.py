@@ -1,11 +1,12 @@
 """What became of the faults that happened: when the sweep was where it had been, and what was trained once more."""
 
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from chaos_acts import AGAIN, DATA_CHANGED, SECOND
+from chaos_acts import AGAIN, BETWEEN, DATA_CHANGED, SECOND
 from chaos_faults import CLOCKS, DIES, FAILS, KINDS, OTHERS
 from chaos_processes import read_lines
 from chaos_server import ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW
@@ -13,7 +14,12 @@ from chaos_server import ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW
 from workers.faults import LOG
 
 KILLS_NOBODY = {ERRORS, HANGS, KILLED, LOCKED, LOST, SLOW, SECOND, *(kind.what for kind in CLOCKS)}
-PLACES = list(dict.fromkeys([*(kind.what for kind in KINDS), *OTHERS]))
+CLASSES = {"nan": "diverged", "inf": "diverged", "oom": "out_of_memory", "outside": "code_error"}
+"""What wrong numbers are recorded as."""
+COSTS_NOTHING = {*KILLS_NOBODY, *BETWEEN} - {*AGAIN, DATA_CHANGED}
+"""What trials lose no work by."""
+PLACES = list(dict.fromkeys([*(kind.family or kind.what for kind in KINDS), *OTHERS]))
+FAMILIES = {kind.what: kind.family for kind in KINDS if kind.family}
 
 
 def what_of(fault: dict[str, Any]) -> str:
@@ -48,29 +54,30 @@ class Outcome:
     """`dies`, `fails` or `stalls`."""
     seconds: float | None
     """Until the sweep was where it had been; None: never."""
-    batches: int
-    """Trained again because of it."""
     epochs: float
-    """The same in epochs."""
+    """Trained again because of it, in all trials together."""
+    most: float
+    """The same in one trial."""
 
 
 def outcomes(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Outcome]:
     """Looks up in the events how each fault was recovered from.
 
     A worker's fault is over when its trial stands where it stood; one that kills a driver when a trial goes on under
-    the next one, or that one ends; one that kills nobody when it no longer lasts and records arrive or a trial goes on.
+    the next one, or that one ends; one that kills nobody when it no longer lasts and records arrive or a trial goes on;
+    wrong numbers when their trial is through.
     """
-    repeated = _repeated(events)
+    repeated = _repeated(faults, events)
     found = []
     for number, fault in enumerate(faults):
-        lost = [one for one in repeated if one[3] == number]
+        lost = [one for one in repeated if number == _cause(one, faults)]
         found.append(
             Outcome(
                 what_of(fault),
                 _effect(fault),
                 _seconds(fault, events),
-                sum(batches for _, batches, _, _ in lost),
-                max((batches / of_epoch for _, batches, of_epoch, _ in lost), default=0.0),
+                sum(one.epochs for one in lost),
+                max((one.epochs for one in lost), default=0.0),
             )
         )
     return found
@@ -85,6 +92,8 @@ def _seconds(fault: dict[str, Any], events: list[dict[str, Any]]) -> float | Non
         until = fault["time"] + (fault["seconds"] if fault["action"] != "clock" else 0.0)
         ends = (event for event in after if event["event"] in {"sent", "step"} and event["time"] >= until)
         ends_or_over = [*ends][:1] or over
+    elif fault["action"] in CLASSES:
+        ends_or_over = [event for event in after if event["event"] == "done" and event["trial"] == fault["about"]][:1]
     elif own:
         trial, stood = own[-1]["trial"], _standing(own[-1])
         ends = (event for event in after if event.get("trial") == trial and _standing(event) >= stood)
@@ -105,29 +114,47 @@ def _standing(event: dict[str, Any]) -> tuple[int, int]:
     return (1, 0) if event["step"] is None else (0, event["step"])
 
 
-def _repeated(events: list[dict[str, Any]]) -> list[tuple[str, int, int, int]]:
-    """Of each attempt that trained batches once more: trial, how many, batches in an epoch; the fault before it, of
-    this trial's worker or of a driver."""
+@dataclass(frozen=True)
+class Again:
+    """Batches that a trial trained once more."""
+
+    trial: str
+    batches: int
+    of_epoch: int
+    causes: tuple[int, ...]
+    """What happened to it since its last step, as numbers of faults; the first is what ended its attempt."""
+
+    @property
+    def epochs(self) -> float:
+        return self.batches / self.of_epoch
+
+
+def _repeated(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[Again]:
+    """What trials trained more than once; each attempt is looked at once."""
     reached: dict[str, int] = {}
+    trial_of: dict[int, str] = {}
+    causes: dict[str, list[int]] = {}
     seen: set[str] = set()
     found = []
-    faults = 0
-    trial_of: dict[int, str] = {}
-    last: dict[str | None, int] = {}
+    numbers = count()
     for event in events:
         if "trial" in event:
             trial_of[event["pid"]] = event["trial"]
+            causes.setdefault(event["trial"], [])
         if event["event"] == "fault":
-            last[trial_of.get(event["pid"])] = faults
-            faults += 1
+            number = next(numbers)
+            if what_of(faults[number]) not in COSTS_NOTHING:
+                meant = trial_of.get(event["pid"]) or event["about"]
+                for trial in [meant] if meant in causes else causes:
+                    causes[trial].append(number)
         elif event["event"] == "step" and event["step"] is not None:
             trial = event["trial"]
-            if event["attempt"] not in seen:
-                seen.add(event["attempt"])
-                # an attempt that begins at a checkpoint is first heard of after its next batch
-                again = reached.get(trial, 0) - (event["step"] - 1)
-                if again > 0:
-                    found.append((trial, again, event["of_epoch"], max(last.get(trial, -1), last.get(None, -1))))
+            # an attempt that begins at a checkpoint is first heard of after its next batch
+            again = reached.get(trial, 0) - (event["step"] - 1)
+            if event["attempt"] not in seen and again > 0:
+                found.append(Again(trial, again, event["of_epoch"], tuple(causes[trial])))
+            seen.add(event["attempt"])
+            causes[trial] = []
             reached[trial] = max(reached.get(trial, 0), event["step"])
     return found
 
@@ -138,12 +165,14 @@ def in_order(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list
 
 
 def table(found: list[Outcome]) -> str:
-    """A line for each kind, as Markdown."""
-    columns = ("fault", "", "injected", "recovered", "s, median", "s, max", "batches repeated", "epochs, max")
+    """A line for each kind, as Markdown; `at most`: epochs that one trial repeated because of one fault."""
+    columns = ("fault", "", "injected", "recovered", "s, median", "s, max", "epochs repeated", "at most")
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    groups = sorted({(one.what, one.effect) for one in found}, key=lambda group: (PLACES.index(group[0]), group[1]))
-    for group in groups:
-        lines.append(_line(*group, [one for one in found if (one.what, one.effect) == group]))
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for one in found:
+        groups.setdefault((FAMILIES.get(one.what, one.what), one.effect), []).append(one)
+    for group in sorted(groups, key=lambda group: (PLACES.index(group[0]), group[1])):
+        lines.append(_line(*group, groups[group]))
     lines.append(_line("all", "", found))
     return "\n".join(lines)
 
@@ -151,22 +180,24 @@ def table(found: list[Outcome]) -> str:
 def _line(what: str, effect: str, group: list[Outcome]) -> str:
     seconds = [one.seconds for one in group if one.seconds is not None]
     times = f"{median(seconds):.1f} | {max(seconds):.1f}" if seconds else "| "
-    epochs = max((one.epochs for one in group), default=0.0)
-    batches = sum(one.batches for one in group)
-    return f"| {what} | {effect} | {len(group)} | {len(seconds)} | {times} | {batches} | {epochs:.2g} |"
+    again, most = sum(one.epochs for one in group), max((one.most for one in group), default=0.0)
+    return f"| {what} | {effect} | {len(group)} | {len(seconds)} | {times} | {again:.1f} | {most:.2g} |"
+
+
+def _cause(again: Again, faults: list[dict[str, Any]]) -> int | None:
+    """What cost the most: a checkpoint that was damaged or removed; else what ended the attempt."""
+    worst = max((number for number in again.causes if what_of(faults[number]) in AGAIN), default=None)
+    return worst if worst is not None else next(iter(again.causes), None)
 
 
 def repeated_too_much(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[str]:
-    """Trials that were trained more often than what had happened until then excuses."""
+    """Trials that were trained more often than what happened to them excuses."""
     found = []
-    for trial, batches, of_epoch, number in _repeated(events):
-        most = max([1.0, *(AGAIN.get(what_of(fault), 1.0) for fault in faults[: number + 1])])
-        if batches > most * of_epoch:
-            found.append(f"{trial}: {batches / of_epoch:g} epochs were trained again, not {most:g} at most")
+    for again in _repeated(faults, events):
+        most = 1 + sum(AGAIN.get(what_of(faults[number]), 1.0) - 1 for number in again.causes)
+        if again.epochs > most:
+            found.append(f"{again.trial}: {again.epochs:g} epochs were trained again, not {most:g} at most")
     return found
-
-
-CLASSES = {"nan": "diverged", "inf": "diverged", "oom": "out_of_memory", "outside": "code_error"}
 
 
 def wrong_failures(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list[str]:
@@ -185,8 +216,14 @@ def wrong_failures(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -
             found.append(f"{event['trial_id']} failed as {event['error_class']}, which nothing explains")
     for fault in faults:
         if fault["action"] in CLASSES:
-            ended = [event for event in events if event["event"] == "driver ended" and event["time"] > fault["time"]]
-            begun = [event for event in events if event["event"] == "begun" and event["trial"] == fault["about"]]
-            if again := [one for one in begun if ended and fault["time"] < one["time"] < ended[0]["time"]]:
-                found.append(f"{fault['about']} was tried {len(again)} times more after: {what_of(fault)}")
+            found += [f"{fault['about']} was tried again after: {what_of(fault)}"] * _tried_again(fault, faults, events)
     return found
+
+
+def _tried_again(fault: dict[str, Any], faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> bool:
+    """Whether a trial went on under the same driver; not if its worker died before it could say what had happened."""
+    ends = [event["time"] for event in events if event["event"] == "driver ended" and event["time"] > fault["time"]]
+    dies = [one["time"] for one in faults if one["pid"] == fault["pid"] and one["time"] > fault["time"]]
+    until = min([*ends, *dies], default=0.0)
+    begun = [event["time"] for event in events if event["event"] == "begun" and event["trial"] == fault["about"]]
+    return any(fault["time"] < at < until for at in begun)

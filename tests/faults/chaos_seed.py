@@ -28,13 +28,15 @@ from chaos_processes import (
     read_lines,
     wait_for_children,
 )
-from chaos_scheduler import FAILED
+from chaos_scheduler import FAILED, MISUSED
 from chaos_server import CLIENT, Server
 
 from workers.faults import LOG, VARIABLE
 
 MOST_DRIVERS = 40
 """A sweep that is not through after so many submits never will be."""
+WAIT_SECONDS = 0.5
+"""Before another submit where the store or the storage was out of reach."""
 RAY_SECONDS = 900.0
 RESULT, FOUND = "result.json", "found.json"
 
@@ -97,6 +99,8 @@ class Seed:
             if code and self._faults_file is None:
                 return [f"exit code {code}"]
             self._put_data_back()
+            if code == MISUSED:
+                time.sleep(WAIT_SECONDS)
             if code == 0 and not self._place.small:
                 wait_for_children(60)
                 return []
@@ -112,11 +116,9 @@ class Seed:
         """Does what is due before the driver of that number, if there is something to do it to."""
         for act in [act for act in self._between if act.driver <= number]:
             wait_for_children(60)  # nobody does that while workers of a dead driver are still dying
-            at = time.monotonic()
-            if BETWEEN[act.what](self._place, random.Random(act.chance)):
+            if about := BETWEEN[act.what](self._place, random.Random(act.chance)):
                 self._between.remove(act)
-                note_act(Path(f"{self._faults_file}{LOG}"), act.what)
-                note(self._folder, event="acted", seconds=time.monotonic() - at)
+                note_act(Path(f"{self._faults_file}{LOG}"), act.what, about=about)
 
     def _put_data_back(self) -> None:
         if (self._folder / DATA).read_bytes() != (self._folder.parent / DATA).read_bytes():

@@ -15,14 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from chaos_processes import fork
-from mlflow.server import app
-from mlflow.server.constants import (
-    ARTIFACT_ROOT_ENV_VAR,
-    ARTIFACTS_DESTINATION_ENV_VAR,
-    BACKEND_STORE_URI_ENV_VAR,
-    SERVE_ARTIFACTS_ENV_VAR,
-)
-from werkzeug.serving import make_server
 
 CLIENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
@@ -54,6 +46,12 @@ class ServerFault:
     """Requests that are answered before it."""
     seconds: float = 0.0
     """How long it lasts; `LOST` is one answer."""
+
+
+def import_server() -> None:
+    """Imported once, before processes are forked: it takes seconds."""
+    import mlflow.server  # noqa: F401
+    import werkzeug.serving  # noqa: F401
 
 
 class Server:
@@ -113,6 +111,14 @@ class Server:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def _serve(self) -> int:
+        from mlflow.server.constants import (
+            ARTIFACT_ROOT_ENV_VAR,
+            ARTIFACTS_DESTINATION_ENV_VAR,
+            BACKEND_STORE_URI_ENV_VAR,
+            SERVE_ARTIFACTS_ENV_VAR,
+        )
+        from werkzeug.serving import make_server
+
         os.environ |= {
             BACKEND_STORE_URI_ENV_VAR: f"sqlite:///{self.folder}/server.db",
             ARTIFACTS_DESTINATION_ENV_VAR: f"{self.folder}/served",
@@ -131,7 +137,9 @@ class _Faulty:
     """The application, with its faults around it."""
 
     def __init__(self, folder: Path, left: dict[int, ServerFault], log: Path) -> None:
-        self._folder, self._left, self._log = folder, left, log
+        from mlflow.server import app
+
+        self._app, self._folder, self._left, self._log = app, folder, left, log
         self._until: dict[str, float] = {}
         self._lock = threading.Lock()
 
@@ -149,7 +157,7 @@ class _Faulty:
         if ERRORS in lasting:
             start_response("500 INTERNAL SERVER ERROR", [("Content-Type", "text/plain")])
             return [b"as a fault"]
-        answer = app.wsgi_app(environ, start_response)
+        answer = self._app.wsgi_app(environ, start_response)
         if LOST in begins:
             raise ConnectionError("as a fault")
         return answer
@@ -170,9 +178,9 @@ class _Faulty:
         return [fault.what for fault in due.values()]
 
 
-def log_line(what: str, seconds: float = 0.0, pid: int | None = None) -> dict[str, Any]:
+def log_line(what: str, seconds: float = 0.0, pid: int | None = None, about: str = "*") -> dict[str, Any]:
     """How something that did not happen at a fault point is noted among those that did."""
-    shared = {"point": "outside", "action": "", "of": what, "hit": 1, "about": ""}
+    shared = {"point": "outside", "action": "", "of": what, "hit": 1, "about": about}
     return shared | {"seconds": seconds, "pid": pid or os.getpid(), "time": time.monotonic()}
 
 

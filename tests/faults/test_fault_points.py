@@ -21,6 +21,7 @@ from chaos_outcomes import outcomes, repeated_too_much, wrong_failures
 from workers import faults
 from workers.failures import ErrorClass, classify
 from workers.faults import Fault
+from workers.journal import Journal, Record
 from workers.storage import Folder
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,17 @@ def test_what_a_point_leaves_to_its_caller(armed: Any) -> None:
     assert classify(raised.value) is ErrorClass.OUT_OF_MEMORY
 
 
+def test_half_a_line_that_could_not_be_written_does_not_spoil_the_next(armed: Any, tmp_path: Path) -> None:
+    armed(Fault("append/half", "enospc", hit=2))
+    journal = Journal(Folder(str(tmp_path)))
+    journal.add([Record("tag", "a", text="1")])
+    with pytest.raises(OSError, match="No space"):
+        journal.add([Record("tag", "b", text="2")])
+    journal.add([Record("tag", "error_class", text="storage_unavailable"), Record("state", "state", text="failed")])
+    assert [record.key for record in Journal(Folder(str(tmp_path))).records] == ["a", "error_class", "state"]
+    assert (tmp_path / "journal.jsonl").read_bytes().count(b"\n") == 3
+
+
 def test_half_of_the_bytes_are_there_when_the_writer_dies(armed: Any, tmp_path: Path) -> None:
     file = armed(Fault("append/half", "kill"))
     code = f"from workers.storage import Folder; Folder({str(tmp_path)!r}).append('j', b'0123456789')"
@@ -159,7 +171,7 @@ def test_what_a_fault_cost_is_read_from_the_events() -> None:
     events += [{"event": "fault"} | fault]
     events += [event(10 + step, 9, "second", step) for step in range(6, 11)]
     (found,) = outcomes([fault], events)
-    assert (found.effect, found.seconds, found.batches, found.epochs) == ("dies", 17 - 7.5, 2, 0.4)
+    assert (found.effect, found.seconds, found.epochs, found.most) == ("dies", 17 - 7.5, 0.4, 0.4)
     assert repeated_too_much([fault], events) == []
     events[-5:] = [event(11 + step, 9, "second", step) for step in range(1, 11)]
     assert repeated_too_much([fault], events) == ["t: 1.4 epochs were trained again, not 1 at most"]

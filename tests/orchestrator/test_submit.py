@@ -32,6 +32,15 @@ def test_a_trial_that_ended_unheard_is_closed_with_its_values(place: Place) -> N
     assert close_orphans(place.store, place.sweep) == []
 
 
+def test_a_run_whose_sender_died_before_the_status_gets_it(place: Place) -> None:
+    first, second = place.sweep.trials()[:2]
+    run_ids = [place.new_run(trial, "failed") for trial in (first, second)]
+    place.store.client.set_tag(run_ids[0], "flatsweep.state", "finished")
+    assert [run.run_id for run in close_orphans(place.store, place.sweep)] == run_ids[:1]
+    assert [place.run(run_id).status for run_id in run_ids] == ["FINISHED", "FAILED"]
+    assert close_orphans(place.store, place.sweep) == []
+
+
 def test_a_trial_that_did_not_end_is_interrupted(place: Place) -> None:
     trial = place.sweep.trials()[1]
     run_id = place.new_run(trial)
