@@ -62,8 +62,8 @@ def launch(
     entries = plan.to_launch()
     done = sum(not entry.action.launches for entry in plan.entries)
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
+    scratch = session.start()  # before `_Stop`: Ray sets a handler of its own for SIGTERM, which aborts
     with contextlib.closing(session), _Stop(console, budget) as stop:
-        scratch = session.start()
         check_fits(plan.sweep.resources)
         if not session.is_local:
             check_nodes(plan.sweep, wanted(plan.sweep.resources))

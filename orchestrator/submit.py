@@ -104,7 +104,7 @@ def submit(
             say("starting Ray, as there are new trials")
             session.start()
             session.warm_up(new)
-        say(f"reading {shown(tracking_uri(sweep))}")
+            say(f"reading {shown(tracking_uri(sweep))}")
         store = Store.of(sweep)
         store.check_place()
         runs = confirmed_runs(sweep, store)
