@@ -1,6 +1,5 @@
 """Runs a plan on Ray Tune. Nothing is kept in Ray alone."""
 
-import contextlib
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -14,11 +13,12 @@ from rich.console import Console
 from orchestrator.addresses import without_secret
 from orchestrator.cancel import Requests, Watch
 from orchestrator.limits import Budget, Limits
+from orchestrator.local_folder import local_folder
 from orchestrator.nodes import check_nodes
 from orchestrator.placement import check_fits, wanted
 from orchestrator.plan import Entry, Plan, folder_traces
 from orchestrator.priority import Turn
-from orchestrator.ray_session import RaySession
+from orchestrator.ray_session import is_local, ray_session, scratch_folder
 from orchestrator.rounds import run_in_rounds
 from orchestrator.settings import trial_labels
 from orchestrator.spec.sweep import Sweep
@@ -40,7 +40,7 @@ def launch(
     plan: Plan,
     record: Callable[[], Mapping[str, str]],
     console: Console,
-    session: RaySession,
+    address: str | None,
     store: Store,
     limits: Limits | None = None,
 ) -> Outcome:
@@ -50,7 +50,7 @@ def launch(
         plan: what to run.
         record: makes the runs once Ray is there and a trial fits it; returns trial id -> MLflow run id.
         console: where progress is shown.
-        session: Ray, whether it is there already or not; it is closed at the end.
+        address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
         store: where requests to cancel are looked for.
         limits: what it may take of cluster and time; its hours count from here.
 
@@ -62,12 +62,14 @@ def launch(
     entries = plan.to_launch()
     done = sum(not entry.action.launches for entry in plan.entries)
     labels = trial_labels([entry.trial for entry in (*plan.teachers, *plan.entries)])
-    scratch = session.start()  # before `_Stop`: Ray sets a handler of its own for SIGTERM, which aborts
-    with contextlib.closing(session), _Stop(console, budget) as stop:
+    with (
+        scratch_folder(local_folder(plan.sweep)) as scratch,
+        ray_session(address, scratch),  # before `_Stop`: Ray sets a handler of its own for SIGTERM, which aborts
+        _Stop(console, budget) as stop,
+    ):
         check_fits(plan.sweep.resources)
-        if not session.is_local:
+        if not is_local(address):
             check_nodes(plan.sweep, wanted(plan.sweep.resources))
-        session.warm_up(min(len(entries), limits.max_concurrent or len(entries)))
         run_ids = record()
         console.print("starting workers, which import PyTorch before the first trials", markup=False, highlight=False)
         from orchestrator.live import LiveView

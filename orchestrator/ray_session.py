@@ -7,83 +7,17 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import UserError
-from orchestrator.local_folder import local_folder
-from orchestrator.spec.sweep import Sweep
 
 SCRATCH_PREFIX, SCRATCH_NOTE = "flatsweep-", ".driver.scratch"
 LOOPBACK_SWITCH = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's variable, read at import (ray._private.ray_constants): at 0 a Ray takes itself for one machine's."""
 START_ATTEMPTS = 3
-OF_TRIALS = ("orchestrator.trainable", "torch", "workers.assigned", "sklearn.datasets")
-"""What a worker imports before its first trial, which takes seconds."""
 
 logger = logging.getLogger(__name__)
-
-
-class RaySession:
-    """Ray from the first `start` to `close`.
-
-    Args:
-        sweep: which is to run.
-        address: of a Ray cluster; RAY_ADDRESS if not given, a local Ray if neither is.
-    """
-
-    def __init__(self, sweep: Sweep, address: str | None) -> None:
-        self._sweep = sweep
-        self._address = _chosen(address)
-        self._held = contextlib.ExitStack()
-        self._scratch: Path | None = None
-        self._warming: list[Any] = []
-
-    @property
-    def is_local(self) -> bool:
-        """Whether Ray is started for this sweep alone."""
-        return self._address == "local"
-
-    @property
-    def is_started(self) -> bool:
-        """Whether Ray is there."""
-        return self._scratch is not None
-
-    def start(self) -> Path:
-        """Starts or joins Ray, if that is not done yet; a folder for what it writes.
-
-        Raises:
-            UserError: no Ray at the address.
-        """
-        if self._scratch is None:
-            self._scratch = self._held.enter_context(scratch_folder(local_folder(self._sweep)))
-            self._held.enter_context(ray_session(self._address, self._scratch))
-        return self._scratch
-
-    def warm_up(self, trials: int) -> None:
-        """Lets the workers of a local Ray, as many as so many trials can use, import what they need; waits for none.
-
-        The first trials then find workers that are ready, and meanwhile the driver does what it has to do.
-        """
-        import ray
-
-        wants = self._sweep.resources
-        if self._warming or not self.is_local or wants.gpu:
-            return  # which GPUs a worker sees is settled before PyTorch is imported
-        workers = min(trials, wants.max_concurrent or trials, int(ray.cluster_resources().get("CPU", 0) // wants.cpu))
-        task = ray.remote(num_cpus=wants.cpu, max_retries=0)(_import_of_trials)
-        self._warming = [task.remote() for _ in range(workers)]  # Ray cancels what nobody refers to
-
-    def close(self) -> None:
-        """Stops a local Ray, or leaves the cluster."""
-        self._held.close()
-
-
-def _import_of_trials() -> None:
-    """In a worker."""
-    for name in OF_TRIALS:
-        import_module(name)
 
 
 def left_scratch(folder_here: Path) -> Path | None:
@@ -205,6 +139,11 @@ def _init(address: str, options: dict[str, Any]) -> None:
             if not late or attempt == START_ATTEMPTS:
                 raise UserError(f"cannot use Ray at '{address}': {str(error).splitlines()[0]}") from error
             logger.warning("Ray did not start in time, trying again: is this machine very busy?")
+
+
+def is_local(address: str | None) -> bool:
+    """Whether a Ray is started for the sweep alone."""
+    return _chosen(address) == "local"
 
 
 def _chosen(address: str | None) -> str:

@@ -1,9 +1,6 @@
 """One driver of one sweep at a time: lock, plan, runs, launch, and a clean record whatever happened."""
 
-import contextlib
-import itertools
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,14 +16,12 @@ from orchestrator.local_copy import confirmed_runs
 from orchestrator.origins import note
 from orchestrator.plan import Action, Plan, make_plan, needed_teachers
 from orchestrator.preflight import check
-from orchestrator.ray_session import RaySession
 from orchestrator.recorded import remember
 from orchestrator.run_content import RunContent
 from orchestrator.sink import STATUS
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Sweep
 from orchestrator.tracking import Store
-from orchestrator.tracking_place import tracking_uri
 from orchestrator.trial_run import TrialRun
 from orchestrator.twins import drop_twins, without_twins
 from orchestrator.versions import source_tags
@@ -75,7 +70,6 @@ def submit(
     prepare: Prepare | None = None,
     started: Callable[[], None] | None = None,
     limits: Limits | None = None,
-    head_start: bool = False,
 ) -> Submitted:
     """Runs what is missing of a sweep, and nothing else.
 
@@ -86,8 +80,6 @@ def submit(
         prepare: changes the record and the plan first.
         started: called once everything is checked and the runs are made.
         limits: what it may take of cluster and time.
-        head_start: where trials are sure to run, and no address is given, start Ray before the store is opened, so that
-            workers import what they need meanwhile.
 
     Raises:
         UserError: the sweep cannot run, or another driver runs it.
@@ -98,13 +90,8 @@ def submit(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     check(sweep, address)
-    with driver_lock(sweep), contextlib.closing(RaySession(sweep, address)) as session:
+    with driver_lock(sweep):
         (Folder(sweep.storage) / sweep.name).finish_moves()
-        if head_start and session.is_local and (new := _new_trials(sweep)):
-            say("starting Ray, as there are new trials")
-            session.start()
-            session.warm_up(new)
-            say(f"reading {shown(tracking_uri(sweep))}")
         store = Store.of(sweep)
         store.check_place()
         runs = confirmed_runs(sweep, store)
@@ -147,9 +134,8 @@ def submit(
 
         state = "failed"
         try:
-            if not session.is_started:
-                say(f"starting Ray for {len(entries)} trials")
-            outcome = launch(plan, record, console, session, store, limits)
+            say(f"starting Ray for {len(entries)} trials")
+            outcome = launch(plan, record, console, address, store, limits)
             faults.point("driver/launched")
             # a worker that died while it measured once more has not undone what its trial is
             close_orphans(store, sweep, frozenset() if plan.measure_only else outcome.lost)
@@ -163,13 +149,6 @@ def submit(
                 store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, confirmed_runs(sweep, store))
         return Submitted(plan, len(entries), outcome.stopped_by, after, recorded["parent"])
-
-
-def _new_trials(sweep: Sweep) -> int:
-    """How many trials of the grid nobody ever began; where they are more than this machine has cores, so many."""
-    begun = set((Folder(sweep.storage) / sweep.name).names())
-    new = (trial for trial in sweep.trials() if trial.trial_id not in begun)
-    return sum(1 for _ in itertools.islice(new, os.cpu_count()))
 
 
 def close_orphans(

@@ -58,10 +58,7 @@ def carry_out(request: Request, address: str | None = None, started: Callable[[]
     prepare = None
     if request.command == "rerun":
         prepare = rerun_failed(frozenset(options.trials), options.error_class, options.from_scratch)
-    done = submit(
-        file, console, address=address, prepare=prepare, started=started, limits=options.limits,
-        head_start=request.command == "submit",
-    )  # fmt: skip
+    done = submit(file, console, address=address, prepare=prepare, started=started, limits=options.limits)
     published, page = publish(file, done)
     code = report(file, done, page, options.as_json)
     if options.correlate and not done.interrupted:
