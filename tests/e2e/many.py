@@ -23,11 +23,6 @@ class Memory:
         """Memory at the last look before a time, or at the first one."""
         return [size for when, size in self.samples if when <= seconds or when == self.samples[0][0]][-1]
 
-    def growth(self) -> float:
-        """Largest over the first fifth's largest: what comes after trials have begun to end."""
-        sizes = [size for _, size in self.samples]
-        return max(sizes) / max(sizes[: max(1, len(sizes) // 5)])
-
 
 @dataclass(frozen=True)
 class Many:

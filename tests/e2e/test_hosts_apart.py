@@ -123,7 +123,9 @@ def test_many_short_trials_are_all_there_once(apart: Apart) -> None:
     assert {run["status"] for run in runs} == {"FINISHED"}
     assert {run["tags"]["flatsweep.attempt"] for run in runs} == {"1"}
     assert len(many.memory.samples) > 20
-    assert many.memory.growth() < 1.25
+    ends = sorted(run["end_ms"] / 1000 for run in runs)
+    after = [many.memory.at(end) for end in ends[count // 5 :]]  # before it imports, after it draws figures
+    assert max(after) < 1.1 * after[0]
 
 
 def test_a_sweep_is_stopped_from_afar_and_goes_on(apart: Apart) -> None:
