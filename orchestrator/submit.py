@@ -109,6 +109,7 @@ def submit(
         commit = file.commit
         recorded: dict[str, str] = {}
         made = [entry.trial_id for entry in entries if entry.run is None]
+        trials = len({*made, *(run.trial_id for run in runs)})
 
         def record() -> dict[str, str]:
             """The runs, made once nothing but the trials themselves can go wrong."""
@@ -127,7 +128,7 @@ def submit(
                 run_id = entry.run.run_id if entry.run else store.create_run(content, sweep.name, parent, tags)
                 run_ids[entry.trial_id] = run_id
                 faults.point("driver/run-made", run_id)
-            drop_twins(store, sweep.name, parent, run_ids.values(), len({*made, *(run.trial_id for run in runs)}))
+            drop_twins(store, sweep.name, parent, run_ids.values(), trials)
             if started:
                 started()
             return run_ids
@@ -145,7 +146,7 @@ def submit(
                 close_orphans(store, sweep)
             faults.point("driver/closing")
             if "parent" in recorded:
-                drop_twins(store, sweep.name, recorded["parent"], (), len({*made, *(run.trial_id for run in runs)}))
+                drop_twins(store, sweep.name, recorded["parent"], (), trials)
                 store.close_parent(recorded["parent"], state)
         after = make_plan(sweep, confirmed_runs(sweep, store))
         return Submitted(plan, len(entries), outcome.stopped_by, after, recorded["parent"])
