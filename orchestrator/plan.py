@@ -1,9 +1,10 @@
 """What a submit would do: the trials of a sweep file against what is recorded of them. Reads, never writes."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 
 from orchestrator.spec.sweep import Evaluation, Sweep, Trial
 from orchestrator.trial_run import TrialRun
@@ -177,22 +178,36 @@ def estimate(plan: Plan, runs: Sequence[TrialRun]) -> Estimate | None:
     finished = [run for run in runs if run.state == "finished" and "cost/train_seconds" in run.metrics]
     if not finished:
         return None
+    costs = _mean_costs(finished)
     total = 0.0
     for entry in plan.to_launch():
-        alike = _most_alike(entry.trial, finished)
-        train = sum(run.metrics["cost/train_seconds"] for run in alike) / len(alike)
-        measure = 0.0 if entry.is_teacher else sum(_measure_seconds(run) for run in alike) / len(alike)
-        total += train * entry.epochs_left / entry.trial.training.epochs + measure
+        likeness = _likeness(entry.trial.method.label(), entry.trial.regularizer_label)
+        train, measure = next(costs[key] for key in likeness if key in costs)
+        total += train * entry.epochs_left / entry.trial.training.epochs + (0.0 if entry.is_teacher else measure)
     return Estimate(total / 3600, len(finished))
+
+
+_Cell = tuple[str | None, ...]
+"""Method and regularisers as recorded; the method alone; nothing: ever more trials are alike."""
+
+
+def _likeness(method: str | None, regularizer: str | None) -> tuple[_Cell, ...]:
+    """The groups that a trial belongs to, the closest first."""
+    return (method, regularizer), (method,), ()
+
+
+def _mean_costs(runs: Sequence[TrialRun]) -> dict[_Cell, tuple[float, float]]:
+    """Mean seconds of training and of measuring in each group."""
+    groups = defaultdict[_Cell, list[TrialRun]](list)
+    for run in runs:
+        for key in _likeness(run.tags.get("method"), run.tags.get("regularizer")):
+            groups[key].append(run)
+    return {
+        key: (fmean(run.metrics["cost/train_seconds"] for run in alike), fmean(map(_measure_seconds, alike)))
+        for key, alike in groups.items()
+    }
 
 
 def _measure_seconds(run: TrialRun) -> float:
     names = (key for key in run.metrics if key.startswith("cost/") and key.endswith("_seconds"))
     return sum(run.metrics[key] for key in names if key not in {"cost/train_seconds", REPEATED_COST})
-
-
-def _most_alike(trial: Trial, runs: Sequence[TrialRun]) -> Sequence[TrialRun]:
-    method, regularizer = trial.method.label(), trial.regularizer_label
-    same_method = [run for run in runs if run.tags.get("method") == method]
-    same_cell = [run for run in same_method if run.tags.get("regularizer") == regularizer]
-    return same_cell or same_method or runs

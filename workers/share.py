@@ -5,7 +5,6 @@ import os
 from dataclasses import dataclass
 
 import torch
-from threadpoolctl import threadpool_limits
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 """What libraries that are loaded later, and child processes, look at."""
@@ -49,6 +48,8 @@ def take_share(cpu: float, gpu: float) -> None:
         cpu: cores.
         gpu: of the first GPU that the process sees; no limit for 0, or where PyTorch sees none.
     """
+    from threadpoolctl import threadpool_limits  # here, so that trials run by hand need nothing but PyTorch
+
     threads = threads_of(cpu)
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
     threadpool_limits(threads)  # of the libraries that are loaded already, whatever the environment said then

@@ -159,13 +159,26 @@ def answer(
     Raises:
         UserError: as `ask`; or a file cannot be written.
     """
-    found = _drawn(ask([(sweep, store)], question, fresh, allow_mixed), figure)
-    if folder is not None or question.where is None:
+    found = ask([(sweep, store)], question, fresh, allow_mixed)
+    return recorded(found, sweep, store, folder, name, figure)
+
+
+def recorded(
+    found: Answer,
+    sweep: Sweep,
+    store: Store,
+    folder: Path | None = None,
+    name: str = ANALYSIS,
+    figure: Path | None = None,
+) -> Answer:
+    """What `ask` found of one sweep, with table and figures written and logged, as `answer` does."""
+    found = _drawn(found, figure)
+    if folder is not None or found.question.where is None:
         found = _written(found, [sweep], folder or local_folder(sweep) / name)
         own = [path for path in found.files if path != figure]
         if folder is None:
             to_storage(sweep, own, name)
-        if question.where is None:
+        if found.question.where is None:
             _log(store, sweep, own, name)
     return found
 

@@ -68,16 +68,16 @@ def carry_out(request: Request, address: str | None = None, started: Callable[[]
 
 def _show_answer(file: "SweepFile", published: "Answer | None") -> None:
     """Prints the sweep's answer; figures of what has not changed since are not drawn again."""
-    from orchestrator.analysis.answer import answer, ask
+    from orchestrator.analysis.answer import ask, recorded
     from orchestrator.analysis.sources import refuse_mixed
     from orchestrator.evaluations import ANALYSIS
     from orchestrator.local_folder import local_folder
 
     folder = local_folder(file.sweep) / ANALYSIS
-    found = published or ask([(file.sweep, existing_store(file))])
-    is_new = published is None and not _is_table(folder / "table.csv", found.table)
-    if is_new:
-        found = answer(file.sweep, existing_store(file))
+    store = existing_store(file)
+    found = published or ask([(file.sweep, store)])
+    if published is None and not _is_table(folder / "table.csv", found.table):
+        found = recorded(found, file.sweep, store)
     refuse_mixed(found.mixtures)
     show_answer(found)
     if not found.files:

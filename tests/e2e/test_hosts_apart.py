@@ -1,7 +1,9 @@
 """A sweep on a cluster of hosts apart: a client sends it, leaves, comes back, follows, cancels, reruns, correlates."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -97,6 +99,27 @@ def test_a_client_leaves_and_comes_back(apart: Apart) -> None:
     answer = apart.flatsweep("correlate", "journey", "--json", MLFLOW_TRACKING_URI=apart.tracking)
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)
+
+
+def test_a_client_that_is_killed_is_not_missed(apart: Apart) -> None:
+    file = apart.sweep("left", **LONG)
+    client = subprocess.Popen(
+        apart.hosts.command("client", str(BIN / "flatsweep"), "submit", str(file)),
+        env=apart.client_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        ids = until(apart, file, "running")
+    finally:
+        os.killpg(client.pid, signal.SIGKILL)
+        client.wait(30)
+    again = apart.flatsweep("submit", str(file))
+    assert (again.returncode, "is being run by the job flatsweep-left-1" in again.stderr) == (2, True)
+    driver = apart.flatsweep("logs", str(file), "--follow")
+    assert driver.returncode == 0, driver.stderr
+    runs = apart.recorded("left")
+    found = {run["tags"]["flatsweep.trial_id"]: (run["status"], run["tags"]["flatsweep.attempt"]) for run in runs}
+    assert set(ids) <= set(found) and len(runs) == 2
+    assert set(found.values()) == {("FINISHED", "1")}
 
 
 def test_secrets_are_seen_nowhere(apart: Apart) -> None:

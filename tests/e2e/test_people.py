@@ -1,4 +1,7 @@
-"""What people do to one sweep: submit it twice at once, press Ctrl-C twice, edit, move and upgrade in between."""
+"""What people do to one sweep: submit it twice at once, press Ctrl-C twice, edit, move and upgrade in between.
+
+And what their machines do: clocks that are set meanwhile.
+"""
 
 import contextlib
 import json
@@ -119,3 +122,50 @@ def test_a_sweep_among_people(tmp_path: Path, ended: contextlib.ExitStack) -> No
     assert place.run("submit").returncode == 0
     mixed = read(place, "correlate")["mixed"]
     assert any("mixed flatsweep_version" in line and OTHER_VERSION in line for line in mixed), mixed
+
+
+HOUR = 3600.0
+
+
+def test_edited_before_the_rerun_while_clocks_are_set(tmp_path: Path) -> None:
+    """A trial runs out of memory; the file gets another seed; `rerun` takes up the failed one, the next submit the new.
+
+    The clock of a worker is set 5 hours on and back again, that of the drivers 3 hours back while they work.
+    """
+    one = {"methods": ["at"], "seeds": [0]}
+    place = Place(tmp_path, "edited", training=TRAINING, grid=one)
+    (first,) = place.trials()
+    faults = [
+        {"point": "train/epoch", "action": "clock", "hit": 2, "seconds": 5 * HOUR},
+        {"point": "train/batch", "action": "oom", "hit": 3 * 5},
+        {"point": "driver/run-made", "action": "clock", "seconds": -3 * HOUR},
+        {"point": "train/epoch", "action": "clock", "hit": 3, "seconds": -5 * HOUR},
+        {"point": "driver/trial-end", "action": "clock", "seconds": -3 * HOUR},
+    ]
+    file = tmp_path / "faults.json"
+    file.write_text(json.dumps(faults))
+    env = {"FLATSWEEP_FAULTS": str(file)}
+
+    failed = place.run("submit", **env)
+    assert failed.returncode == 1 and "out_of_memory" in failed.stderr, failed.stdout + failed.stderr
+    assert 2 <= place.epochs(first) < EPOCHS
+    place.write(training=TRAINING, grid=one | {"seeds": [1, 0]})
+    second = next(trial_id for trial_id in place.trials() if trial_id != first)
+    again = place.run("rerun", "--json", **env)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert json.loads(again.stdout)["launched"] == 1
+    assert (place.attempts(first), place.attempts(second)) == (2, 0), "what is new waits for a submit"
+    assert all(1 < epoch <= EPOCHS for epoch in went_on(place, first))
+
+    done = place.run("submit", "--json", **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (place.attempts(first), place.attempts(second)) == (2, 1)
+    struck = [json.loads(line) for line in Path(f"{file}.log").read_text().splitlines()]
+    assert sorted(fault["fault"] for fault in struck) == list(range(len(faults)))
+    as_undisturbed(place, tmp_path / "alone")
+    runs = place.recorded()
+    for trial_id in (first, second):  # durations are those of a steady clock
+        assert 0 < runs[trial_id].metrics["cost/train_seconds"] < HOUR
+    read(place, "status")
+    assert place.run("submit", "--json").returncode == 0
+    assert (place.attempts(first), place.attempts(second)) == (2, 1)

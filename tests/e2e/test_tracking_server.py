@@ -1,4 +1,7 @@
-"""Recording on a real MLflow server, which goes away in the middle; and `flatsweep ui` on a store without one."""
+"""Recording on a real MLflow server, which goes away in the middle and comes back with its database elsewhere.
+
+And `flatsweep ui` on a store without a server.
+"""
 
 import contextlib
 import os
@@ -38,9 +41,10 @@ def answers(url: str) -> bool:
 
 @dataclass
 class Server:
-    """`mlflow server` on an SQLite file, that can be stopped and started again."""
+    """`mlflow server` on an SQLite file, that can be stopped, moved and started again."""
 
     folder: Path
+    database: str = "server.db"
     port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
@@ -49,7 +53,7 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        words = ["server", "--backend-store-uri", f"sqlite:///{self.folder}/server.db", "--host", "127.0.0.1"]
+        words = ["server", "--backend-store-uri", f"sqlite:///{self.folder}/{self.database}", "--host", "127.0.0.1"]
         words += ["--artifacts-destination", str(self.folder / "served"), "--port", str(self.port), "--workers", "1"]
         with (self.folder / "server.txt").open("ab") as log:
             self.process = subprocess.Popen(
@@ -59,6 +63,13 @@ class Server:
 
     def wait(self) -> None:
         wait_for(lambda: answers(f"{self.uri}/health"), "MLflow's server", 200)
+
+    def move(self, database: str) -> None:
+        """The next start finds the database by another address."""
+        (self.folder / database).parent.mkdir()
+        for file in self.folder.glob(f"{self.database}*"):
+            file.rename(self.folder / file.name.replace(self.database, database))
+        self.database = database
 
     def stop(self) -> None:
         """Kills the server and its workers."""
@@ -98,7 +109,8 @@ def status(place: Place, trial_id: str) -> str:
 
 @pytest.fixture(scope="module")
 def disturbed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Disturbed:
-    """The server is stopped when the long trial has begun, and started again when the long one is trained."""
+    """The server is stopped when the long trial has begun, and started again, on its database in another place, when
+    the long one is trained."""
     server.wait()
     grid = {"methods": ["at"], "seeds": [0]}
     place = Place(tmp_path_factory.mktemp("served"), "served", uri=server.uri, training=TRAINING, grid=grid)
@@ -111,6 +123,7 @@ def disturbed(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Distu
         found, at = status(place, long), place.epochs(long)
         server.stop()
         wait_for(lambda: place.epochs(long) == EPOCHS[1] or process.poll() is not None, "the end of training")
+        server.move("elsewhere/moved.db")
         server.start()
         code = process.wait(400)
     server.wait()
