@@ -155,7 +155,7 @@ def _repeated(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> lis
                 found.append(Again(trial, again, event["of_epoch"], tuple(causes[trial])))
             seen.add(event["attempt"])
             causes[trial] = []
-            reached[trial] = max(reached.get(trial, 0), event["step"])
+            reached[trial] = event["step"]  # what an earlier attempt lost is not lost again
     return found
 
 
@@ -221,8 +221,11 @@ def wrong_failures(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -
 
 
 def _tried_again(fault: dict[str, Any], faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> bool:
-    """Whether a trial went on under the same driver; not if its worker died before it could say what had happened."""
-    ends = [event["time"] for event in events if event["event"] == "driver ended" and event["time"] > fault["time"]]
+    """Whether a trial went on under the same driver; not if its worker died before it could say what had happened, as
+    one does that outlives its driver."""
+    own = [event for event in events if event["pid"] == fault["pid"] and event["time"] <= fault["time"]]
+    driver = next(event["driver"] for event in reversed(own) if "driver" in event)
+    ends = [event["time"] for event in events if event["event"] == "driver ended" and event["driver"] == driver]
     dies = [one["time"] for one in faults if one["pid"] == fault["pid"] and one["time"] > fault["time"]]
     until = min([*ends, *dies], default=0.0)
     begun = [event["time"] for event in events if event["event"] == "begun" and event["trial"] == fault["about"]]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from chaos_faults import CLOCKS, DRIVER, STORAGE, WORKER, drawn
-from chaos_outcomes import outcomes, repeated_too_much, wrong_failures
+from chaos_outcomes import in_order, outcomes, repeated_too_much, wrong_failures
 
 from workers import faults
 from workers.failures import ErrorClass, classify
@@ -177,15 +177,22 @@ def test_what_a_fault_cost_is_read_from_the_events() -> None:
     assert repeated_too_much([fault], events) == ["t: 1.4 epochs were trained again, not 1 at most"]
     removed = fault | {"point": "outside", "of": "a trial's folder removed"}
     assert repeated_too_much([removed], events) == []
+    # what was lost with the folder is not lost again by what comes later
+    both = [removed, fault | {"time": 30.0, "pid": 9}]
+    steps = [*events[:7], *events[8:11], *(event(31 + step, 10, "third", step) for step in (1, 2))]
+    assert repeated_too_much(both, in_order(both, steps)) == []
 
 
 def test_failures_that_nothing_explains_are_found() -> None:
     fault = {"point": "step", "action": "nan", "of": "*", "pid": 8, "time": 2.0, "about": "t"}
-    failed = {"event": "failed", "trial_id": "t", "error_class": "diverged", "time": 3.0}
-    ended = {"event": "driver ended", "time": 4.0}
-    assert wrong_failures([fault], [failed, ended]) == []
-    assert len(wrong_failures([fault], [failed | {"trial_id": "u"}, ended])) == 1
-    assert len(wrong_failures([fault], [failed | {"error_class": "code_error"}, ended])) == 1
-    again = {"event": "begun", "trial": "t", "time": 2.5}
-    assert len(wrong_failures([fault], [again, failed, ended])) == 1
-    assert wrong_failures([fault], [failed, ended, again | {"time": 5.0}]) == []
+    begun = {"event": "begun", "trial": "t", "time": 1.0, "pid": 8, "driver": 0}
+    failed = {"event": "failed", "trial_id": "t", "error_class": "diverged", "time": 3.0, "pid": 8}
+    ended = {"event": "driver ended", "time": 4.0, "pid": 7, "driver": 0}
+    assert wrong_failures([fault], [begun, failed, ended]) == []
+    assert len(wrong_failures([fault], [begun, failed | {"trial_id": "u"}, ended])) == 1
+    assert len(wrong_failures([fault], [begun, failed | {"error_class": "code_error"}, ended])) == 1
+    again = begun | {"time": 2.5, "pid": 9}
+    assert len(wrong_failures([fault], [begun, again, failed, ended])) == 1
+    assert wrong_failures([fault], [begun, failed, ended, again | {"time": 5.0, "driver": 1}]) == []
+    outlived = [begun, ended | {"time": 1.5}, again | {"driver": 1}, ended | {"driver": 1}]
+    assert wrong_failures([fault], outlived) == [], "its worker died with its driver, before it could say so"
