@@ -25,6 +25,8 @@ from workers.modes import frozen
 from workers.training import Trainer
 
 STEPS, EPS, STEP_SIZE = 10, 8 / 255, 2 / 255
+BATCHES = 8
+"""Of an epoch, whose end counts with ours."""
 ATTACK = {"eps": EPS, "step_size": STEP_SIZE, "steps": STEPS, "best_iterate": False}
 OPTIMIZER = {"lr": 0.05, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
 CASES = {
@@ -43,6 +45,12 @@ def random_splits(shape: tuple[int, int, int], count: int) -> Splits:
     """Random bytes with random labels: time does not depend on them."""
     images = Images(torch.randint(256, (count, *shape), dtype=torch.uint8), torch.randint(10, (count,)))
     return Splits(images, images, images, 10, "random")
+
+
+def first_batch(name: str, splits: Splits) -> tuple[Tensor, Tensor]:
+    """Images in [0, 1] and labels."""
+    batch = CASES[name][2]
+    return splits.train.x[:batch].float() / 255, splits.train.y[:batch]
 
 
 def trial_of(name: str) -> Trial:
@@ -65,7 +73,7 @@ def ours(name: str, splits: Splits) -> Step:
     steps = Trainer(trial_of(name), splits, None, torch.device("cpu")).run()
 
     def step() -> None:
-        while not next(steps).batch:  # the end of an epoch of one batch
+        while not next(steps).batch:  # the end of an epoch
             pass
 
     return step
@@ -76,7 +84,7 @@ def usual(name: str, splits: Splits, attacked: Attacked) -> Step:
     parameters, shape, _ = CASES[name]
     model = network(name, parameters, shape[0], shape[1])
     optimizer = torch.optim.SGD(model.parameters(), **OPTIMIZER)
-    x, y = splits.train.x.float() / 255, splits.train.y
+    x, y = first_batch(name, splits)
 
     def step() -> None:
         adversarial = attacked(model, x, y)
@@ -110,7 +118,7 @@ def floor(name: str, splits: Splits) -> float:
     """FLOP that no implementation can do without: the gradient of every step to the input, and once to the weights."""
     parameters, shape, _ = CASES[name]
     model = network(name, parameters, shape[0], shape[1])
-    x, y = splits.train.x.float() / 255, splits.train.y
+    x, y = first_batch(name, splits)
 
     def attack_step() -> None:
         with frozen(model):
@@ -136,7 +144,7 @@ def main() -> None:
     clock = time.process_time if wanted.processor_time else time.perf_counter
     for name in wanted.networks:
         _, shape, batch = CASES[name]
-        splits = random_splits(shape, batch)
+        splits = random_splits(shape, BATCHES * batch)
         alternatives = {"flatsweep": ours(name, splits)}
         alternatives |= {title: usual(name, splits, attacked) for title, attacked in attacks.items()}
         seconds = interleaved(alternatives | peak.alternative, wanted.repetitions, clock=clock)

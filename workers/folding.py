@@ -2,13 +2,14 @@
 
 A network says in `chains` where a convolution, a normalisation and an activation follow each other with nothing else
 reading what is between. There, batch normalisation in eval mode is an affine map that the convolution's weights and
-bias can take over, exact to rounding, and ReLU may write over its input. Networks that say nothing stay as they are.
+bias can take over, exact to rounding, or one operation of its own; and ReLU may write over its input. Networks that say
+nothing stay as they are.
 """
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,6 @@ class Chain(NamedTuple):
     act: nn.Module | None
 
 
-@runtime_checkable
 class Chained(Protocol):
     """A module with chains among its children."""
 
@@ -42,38 +42,59 @@ def folded(model: nn.Module, moving: bool = False) -> Iterator[None]:
         model: the network.
         moving: convolutions may change inside after all, and may be differentiated by; what normalises may not.
     """
-    with frozen(model), contextlib.ExitStack() as replaced:
-        modules = list(model.modules())
-        if any("forward" in vars(module) for module in modules):  # folded already, or compiled, which fuses more
-            modules = []
-        for module in modules:
-            for chain in module.chains() if isinstance(module, Chained) else ():
-                if not any(part is not None and _watched(part) for part in chain):
-                    for part, forward in _replacements(chain, moving):
-                        replaced.enter_context(_computing(part, forward))
-        yield
+    with frozen(model):
+        replaced: list[nn.Module] = []
+        try:
+            for chain in _chains(model):
+                for part, forward in _replacements(chain, moving):
+                    vars(part)["forward"] = forward
+                    replaced.append(part)
+            yield
+        finally:
+            for part in replaced:
+                del vars(part)["forward"]
 
 
 Forward = Callable[[Tensor], Tensor]
 
 
+def _chains(model: nn.Module) -> Iterator[Chain]:
+    """All that nobody watches; none in a network that is folded already, or compiled, which fuses more."""
+    modules = list(model.modules())
+    if any("forward" in vars(module) for module in modules):
+        return
+    for module in modules:
+        if hasattr(type(module), "chains"):  # as `isinstance(module, Chained)`, which takes as long as a small layer
+            for chain in cast(Chained, module).chains():
+                if not any(part is not None and _watched(part) for part in chain):
+                    yield chain
+
+
 def _replacements(chain: Chain, moving: bool) -> Iterator[tuple[nn.Module, Forward]]:
     """What the parts of a chain compute instead."""
     conv, norm, act = chain
-    if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats:
-        yield conv, _folded_convolution(conv, norm, moving)
-        yield norm, _identity
+    if type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats:
+        scale, shift = _affine(norm)
+        if type(conv) is nn.Conv2d:
+            yield conv, _folded_convolution(conv, scale, shift, moving)
+            yield norm, _identity
+        else:  # its gradient is one multiplication; that of batch normalisation also sums what nobody asks for
+            yield norm, functools.partial(torch.addcmul, shift[:, None, None], tensor2=scale[:, None, None])
     # in place only where what is overwritten was made inside the chain
     if type(act) is nn.ReLU and (conv is not None or not isinstance(norm, nn.Identity | None)):
         yield act, torch.relu_
 
 
-def _folded_convolution(conv: nn.Conv2d, norm: nn.BatchNorm2d, moving: bool) -> Forward:
-    """norm(conv(x)) as one convolution."""
+def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Scale and shift of each channel in eval mode."""
     assert norm.running_mean is not None and norm.running_var is not None  # noqa: S101  (see `_replacements`)
     with torch.no_grad():
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-        shift = norm.bias - norm.running_mean * scale
+        return scale, norm.bias - norm.running_mean * scale
+
+
+def _folded_convolution(conv: nn.Conv2d, scale: Tensor, shift: Tensor, moving: bool) -> Forward:
+    """The convolution with an affine map of its channels after it, as one."""
 
     def weights() -> tuple[Tensor, Tensor]:
         bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
@@ -93,13 +114,3 @@ def _identity(x: Tensor) -> Tensor:
 def _watched(module: nn.Module) -> bool:
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return any(hooks)
-
-
-@contextlib.contextmanager
-def _computing(module: nn.Module, forward: Forward) -> Iterator[None]:
-    """The module computes `forward` inside."""
-    vars(module)["forward"] = forward
-    try:
-        yield
-    finally:
-        del vars(module)["forward"]

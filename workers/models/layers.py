@@ -1,6 +1,7 @@
-"""What the networks share: convolutions, normalisation, and initial weights for networks without it."""
+"""What the networks share: convolutions, normalisation, pooling, and initial weights for unnormalised networks."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from orchestrator.spec.models import Norm
 
@@ -34,6 +35,14 @@ def groups_of(channels: int) -> int:
     """The largest number of equal groups up to `MOST_GROUPS` that leaves `SMALLEST_GROUP` channels in each; else 1."""
     most = min(MOST_GROUPS, channels // SMALLEST_GROUP)
     return max((groups for groups in range(1, most + 1) if channels % groups == 0), default=1)
+
+
+def spatial_mean(x: Tensor) -> Tensor:
+    """Mean over the positions of B x C x H x W features, B x C."""
+    if x.is_contiguous(memory_format=torch.channels_last):
+        # the same, with a gradient in the layout that the operations before it want (docs/benchmarks.md)
+        return x.permute(0, 2, 3, 1).flatten(1, 2).mean(1)
+    return x.mean((2, 3))
 
 
 def he_initialise(network: nn.Module) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from orchestrator.spec.models import Cnn, Norm, Vgg16
 from workers.folding import Chain
-from workers.models.layers import Shape, he_initialise, normalisation, normalised_conv
+from workers.models.layers import Shape, he_initialise, normalisation, normalised_conv, spatial_mean
 
 
 class Plain(nn.Module):
@@ -42,7 +42,7 @@ class Plain(nn.Module):
         """Logits, B x classes, of images B x channels x H x W."""
         for layer in _pooling_first(self.features):
             x = layer(x)
-        logits: Tensor = self.linear(x.mean((2, 3)))
+        logits: Tensor = self.linear(spatial_mean(x))
         return logits
 
     def chains(self) -> list[Chain]:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from orchestrator.spec.models import Norm, PreActResNet18, ResNet18, SmallPreActResNet, WideResNet
 from workers.folding import Chain
-from workers.models.layers import Shape, conv, he_initialise, normalisation, normalised_conv
+from workers.models.layers import Shape, conv, he_initialise, normalisation, normalised_conv, spatial_mean
 
 
 class PreActBlock(nn.Module):
@@ -107,7 +107,7 @@ class ResNet(nn.Module):
         out = self.blocks(out)
         if self.last_norm is not None:
             out = self.active(self.last_norm(out))
-        logits: Tensor = self.linear(out.mean((2, 3)))
+        logits: Tensor = self.linear(spatial_mean(out))
         return logits
 
     def chains(self) -> list[Chain]:
