@@ -72,7 +72,7 @@ class Evaluated:
 
         attack = AutoAttack(self.model, norm="Linf", eps=ATTACK.eps, version="standard", seed=0)
         x, y = self.x[:count], self.y[:count]
-        return error_of(self.model, attack.run_standard_evaluation(x, y, batch_size=BATCH), y)
+        return error_of(self.model, attack.run_standard_evaluation(x, y, batch_size=BATCH)[0], y)
 
 
 def main() -> None:
@@ -87,7 +87,8 @@ def main() -> None:
     torch.set_num_threads(wanted.threads)
     print(machine())
     clock = time.process_time if wanted.processor_time else time.perf_counter
-    compared = Evaluated(*trained("relu", 4, wanted.images))
+    model, images, labels = trained("relu", 4, wanted.images)
+    compared = Evaluated(model, images["clean"], labels)
     attacks = {"flatsweep": compared.ours}
     if peer("torchattacks"):
         attacks[titled("torchattacks")] = compared.torchattacks

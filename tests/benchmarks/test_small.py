@@ -1,0 +1,47 @@
+"""The benchmarks of inner loops in small, on the CPU: each runs to its end and its alternatives find the same."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(script: str, *options: str) -> str:
+    command = [sys.executable, f"benchmarks/{script}", "--repetitions", "1", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_step_of_training() -> None:
+    said = run("at_step.py", "--networks", "small_preact_resnet")
+    assert re.search(r"^loss\.backward\(\) loop +\d", said, re.MULTILINE) and "floor: " in said
+
+
+def test_flatness_is_that_of_the_published_procedure() -> None:
+    """With random starts of their own: alike, not equal."""
+    said = run("flatness.py", "--network", "digits", "--restarts", "1", "--images", "64", "--steps", "4")
+    found = re.findall(r"flatsweep ([\d.]+), published, released ([\d.]+), published, default ([\d.]+)", said)
+    assert len(found) == 3, said
+    for ours, *theirs in (tuple(map(float, row)) for row in found):
+        assert all(abs(ours - other) < 0.1 * other for other in theirs), found
+
+
+def test_evaluation_finds_what_pyautoattack_finds() -> None:
+    said = run("evaluation.py", "--images", "32", "--autoattack-images", "16")
+    (found,) = re.findall(r"AutoAttack, 16 images \{'flatsweep': ([\d.]+), '[^']*': ([\d.]+)\}", said)
+    assert float(found[0]) == pytest.approx(float(found[1]), abs=2 / 16)
+
+
+def test_curvature_is_that_of_scipy() -> None:
+    said = run("curvature.py", "--activation", "relu", "--loss", "robust", "--images", "16", "--epochs", "1")
+    (found,) = re.findall(r"'flatsweep, both ends': '([\d.]+)', 'curvlinops, eigsh': '([\d.]+)'", said)
+    assert float(found[0]) == pytest.approx(float(found[1]), rel=1e-3)
