@@ -1,16 +1,14 @@
 """A cluster that dies in parts: the raylet of the node that has a trial, then the whole head. Nothing is lost."""
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from clusters import NODE, node_of
+from clusters import add_node, head, node_of
 from sweeping import BASE, Place, alive, wait_for
 from undisturbed import as_undisturbed, slowly, went_on
 
@@ -44,23 +42,12 @@ class Cluster:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    from ray.cluster_utils import Cluster as RayCluster
-
     for key, text in RECONNECT.items():
         monkeypatch.setenv(key, text)
-    folder = tempfile.mkdtemp(prefix="fs-")
-    made = RayCluster()
-    try:
-        made.add_node(num_cpus=0, include_dashboard=False, temp_dir=folder)
-        nodes = {
-            name: made.add_node(num_cpus=1, env_vars={NODE: name}, object_store_memory=100 * 2**20)
-            for name in ("one", "two")
-        }
+    with head() as made:
+        nodes = {name: add_node(made, name, num_cpus=1) for name in ("one", "two")}
         made.wait_for_nodes()
         yield Cluster(made, nodes)
-    finally:
-        made.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_raylet_is_killed_then_the_head(cluster: Cluster, tmp_path: Path) -> None:
