@@ -65,7 +65,7 @@ def outcomes(faults: list[dict[str, Any]], events: list[dict[str, Any]]) -> list
 
     A worker's fault is over when its trial stands where it stood; one that kills a driver when a trial goes on under
     the next one, or that one ends; one that kills nobody when it no longer lasts and records arrive or a trial goes on;
-    wrong numbers when their trial is through.
+    wrong numbers when their trial is through. Whether the end is right is not looked at here.
     """
     repeated = _repeated(faults, events)
     found = []
@@ -93,7 +93,9 @@ def _seconds(fault: dict[str, Any], events: list[dict[str, Any]]) -> float | Non
         ends = (event for event in after if event["event"] in {"sent", "step"} and event["time"] >= until)
         ends_or_over = [*ends][:1] or over
     elif fault["action"] in CLASSES:
-        ends_or_over = [event for event in after if event["event"] == "done" and event["trial"] == fault["about"]][:1]
+        done = [event for event in after if event["event"] == "done" and event["trial"] == fault["about"]]
+        # its worker may have died after all was said: the sweep's end then tells that it is through
+        ends_or_over = done[:1] or [event for event in after if event["event"] == "driver ended"][-1:]
     elif own:
         trial, stood = own[-1]["trial"], _standing(own[-1])
         ends = (event for event in after if event.get("trial") == trial and _standing(event) >= stood)
