@@ -39,10 +39,12 @@ def test_a_sweep_on_machines_that_are_taken_away(tmp_path: Path) -> None:
     grid = {"methods": ["at"], "seeds": [0, 1]}
     place = Place(tmp_path, "spot", training=BASE["training"] | {"epochs": EPOCHS}, grid=grid)
     ids = list(place.trials())
-    env = slowly(tmp_path, EPOCHS, EPOCH_SECONDS)
     taken: list[str] = []
     for number in range(MOST):
         before = sum(map(place.epochs, ids))
+        machine = tmp_path / f"machine-{number}"
+        machine.mkdir()
+        env = slowly(machine, EPOCHS, EPOCH_SECONDS)  # each of them is slow from its first epoch on
         with place.started("submit", **env) as process:
             ended = lambda: process.poll() is not None  # noqa: E731
             wait_for(lambda: ended() or sum(map(place.epochs, ids)) > before, "a sign of training", 600)  # noqa: B023
