@@ -147,7 +147,7 @@ def test_edited_before_the_rerun_while_clocks_are_set(tmp_path: Path) -> None:
     env = {"FLATSWEEP_FAULTS": str(file)}
 
     failed = place.run("submit", **env)
-    assert failed.returncode == 1 and "out_of_memory" in failed.stderr, failed.stdout + failed.stderr
+    assert failed.returncode == 1 and "out_of_memory" in failed.stdout, failed.stdout + failed.stderr
     assert 2 <= place.epochs(first) < EPOCHS
     place.write(training=TRAINING, grid=one | {"seeds": [1, 0]})
     second = next(trial_id for trial_id in place.trials() if trial_id != first)
