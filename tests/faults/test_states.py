@@ -115,6 +115,7 @@ class Sweeps(RuleBasedStateMachine):
     ) -> Outcome:
         """In the place of `orchestrator.launch`: one trial after another meets its fate."""
         run_ids, lost, fates = record(), set(), []
+        assert cancel.pending_requests(store, self.name) == cancel.Requests(), "meant for an earlier driver"
         for entry, fate in zip(plan.to_launch(), itertools.cycle(self.fates), strict=False):
             folder = self.root / entry.trial_id
             fates.append(fate)
@@ -125,8 +126,17 @@ class Sweeps(RuleBasedStateMachine):
             if fate.startswith("dies"):
                 lost.add(entry.trial_id)
             if fate == "cancelled":
-                cancel.request(store, [run_ids[entry.trial_id]])
+                self._cancelled(store, entry.trial_id)
+        if "interrupted" in fates:
+            assert "requested, but" in cancel.cancel_sweep(store, self.name, 0)
+            assert cancel.pending_requests(store, self.name).sweep
         return Outcome("signal" if "interrupted" in fates else None, frozenset(lost))
+
+    def _cancelled(self, store: Store, trial_id: str) -> None:
+        """By somebody else, while this driver runs; its worker has let go of it."""
+        said = cancel.cancel_trials(store, self.name, [trial_id[:10]], 0)
+        assert said.startswith(f"cancelled: {trial_id}")
+        assert trial_id in cancel.pending_requests(store, self.name).trials
 
     def _measure(self, folder: Folder, sink: RunSink) -> None:
         with folder.lock(1):
@@ -248,14 +258,15 @@ class Sweeps(RuleBasedStateMachine):
 
     @rule(number=st.integers(0, 2))
     def cancel_one(self, number: int) -> None:
-        """While nobody drives the sweep."""
-        name = self.one(number)
+        """While nobody drives the sweep; one that has not ended, if there is any."""
+        open_ones = [name for name in self.cells if self.known[name].run not in {None, "finished", "failed"}]
+        name = open_ones[number % len(open_ones)] if open_ones else self.one(number)
         one = self.known[name]
         if one.run in {None, "finished", "failed"}:
             with pytest.raises(UserError, match=r"no recorded trial|nothing to cancel"):
                 cancel.cancel_trials(self.store, self.name, [name], 0)
         else:
-            cancel.cancel_trials(self.store, self.name, [name], 0)
+            assert "the next submit leaves out" in cancel.cancel_trials(self.store, self.name, [name], 0)
             one.asked_to_end = True
 
     @rule()
