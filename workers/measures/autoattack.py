@@ -12,6 +12,7 @@ from orchestrator.spec.network_measures import TARGETS, AttackName, AutoAttack
 from orchestrator.spec.training import Attack
 from workers.data.batches import to_unit
 from workers.data.splits import Images, Splits
+from workers.folding import folded
 from workers.measures.result import Parts, Result, standard_error
 from workers.measures.robust_loss import clean_examples
 from workers.modes import frozen
@@ -132,7 +133,7 @@ class Cascade:
     def _attack(self, name: AttackName, images: Images, here: list[int]) -> dict[str, Any]:
         """One attack on the images at the places `here`: the places of those that it fooled, and what is odd."""
         x, y = to_unit(images.x[here]).contiguous(), images.y[here]  # the library takes no channels_last
-        with frozen(self.model), torch.no_grad(), _own_random(x.device):
+        with folded(self.model), torch.no_grad(), _own_random(x.device):
             adversarial = adversarial_examples(self.library, name, x, y)
             wrong = self.model(adversarial).argmax(1) != y
         inside = is_inside(adversarial, x, self.ball)
