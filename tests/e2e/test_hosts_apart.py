@@ -105,9 +105,12 @@ def test_a_client_that_is_killed_is_not_missed(apart: Apart) -> None:
     file = apart.sweep("left", **LONG)
     client = subprocess.Popen(
         apart.hosts.command("client", str(BIN / "flatsweep"), "submit", str(file)),
-        env=apart.client_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        env=apart.client_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
     )  # fmt: skip
     try:
+        assert client.stdout
+        assert next((line for line in iter(client.stdout.readline, "") if line.startswith("started ")), "")
         ids = until(apart, file, "running")
     finally:
         os.killpg(client.pid, signal.SIGKILL)
