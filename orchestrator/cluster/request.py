@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from orchestrator.errors import UserError
 from orchestrator.limits import Limits
 from orchestrator.spec.loading import SweepFile
 from orchestrator.spec.sweep import Evaluation, Sweep
@@ -79,7 +80,10 @@ class Request(BaseModel):
         Raises:
             ValueError: it is not one of this version's.
         """
-        return cls.model_validate_json((folder / FILE).read_text())
+        try:
+            return cls.model_validate_json((folder / FILE).read_text())
+        except UserError as error:  # of limits: no command line would have let them through
+            raise ValueError(str(error)) from error
 
     def file(self) -> SweepFile:
         """The sweep as the client read it."""
@@ -97,7 +101,7 @@ def parse_event(line: str) -> dict[str, Any] | None:
         return None
     try:
         found = json.loads(line.removeprefix(EVENT))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) and "event" in found else None
 

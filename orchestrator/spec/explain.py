@@ -45,7 +45,10 @@ def explain(error: ValidationError, document: Document) -> list[Problem]:
         expanded, origins = document.data, {}
     errors = error.errors(include_url=False)
     around = {item["loc"][:end] for item in errors for end in range(len(item["loc"]))}
-    problems = [_problem(item, expanded, origins, document) for item in errors if item["loc"] not in around]
+    innermost = (item for item in errors if item["loc"] not in around)
+    # the variants of an axis repeat, perhaps 100,000 times, the error of what they share
+    once = {(source(place_of(item), origins), item["type"], item["msg"]): item for item in innermost}
+    problems = [_problem(item, expanded, origins, document) for item in once.values()]
     lost = document.lost
     return [item for item in problems if not any(item.place[:end] in lost for end in range(len(item.place) + 1))]
 

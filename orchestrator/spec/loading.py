@@ -11,7 +11,7 @@ from orchestrator.errors import UserError
 from orchestrator.spec.document import Document, NotYamlError, Problem, leaves, read_document
 from orchestrator.spec.explain import dotted, explain, show
 from orchestrator.spec.merging import Path as Place
-from orchestrator.spec.profiles import profile_problems, unknown_profile, with_profile, without_profiles
+from orchestrator.spec.profiles import KEY, profile_problems, unknown_profile, with_profile, without_profiles
 from orchestrator.spec.sweep import Sweep
 from orchestrator.versions import git_commit
 
@@ -86,6 +86,8 @@ def load_sweep_file(path: Path, profile: str | None = None) -> SweepFile:
 
 def _profiled(document: Document, profile: str | None) -> tuple[Document, list[Problem]]:
     """The document as it is meant with a profile or without, and what is wrong with its profiles."""
+    if (KEY,) in document.lost:
+        return without_profiles(document), []
     problems = profile_problems(document)
     if profile is not None and not problems and (unknown := unknown_profile(document, profile)):
         problems = [unknown]

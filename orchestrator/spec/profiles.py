@@ -47,8 +47,6 @@ def unknown_profile(document: Document, name: str) -> Problem | None:
 def profile_problems(document: Document) -> list[Problem]:
     """What is wrong with the form of the profiles, used or not. What they change is checked when one is used."""
     profiles = document.data.get(KEY, {})
-    if (KEY,) in document.lost:
-        return []
     if not isinstance(profiles, dict):
         return [document.problem((KEY,), f"expected a mapping of names to changes, got {show(profiles)}")]
     return [problem for name, changes in profiles.items() for problem in _problems(document, name, changes)]

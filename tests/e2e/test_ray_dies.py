@@ -1,7 +1,5 @@
 """A cluster that dies in parts: the raylet of the node that has a trial, then the whole head. Nothing is lost."""
 
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +25,11 @@ class Cluster:
     made: Any
     nodes: dict[str, Any]
 
-    def kill_raylet(self, node: Any) -> int:
-        """Returns the process that was killed."""
-        pid = int(node.all_processes["raylet"][0].process.pid)
-        os.kill(pid, signal.SIGKILL)
-        return pid
+    def kill_raylet(self, node: Any) -> None:
+        """And takes it off the list of processes: as long as it is there, its workers believe that it lives."""
+        process = node.all_processes["raylet"][0].process
+        process.kill()
+        process.wait(30)
 
     def kill_head(self) -> None:
         """All of its processes at once, the store of the cluster's state among them."""
@@ -41,8 +39,9 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    for key, text in RECONNECT.items():
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cluster]:
+    """Its workers have the environment of its nodes, not that of who submits."""
+    for key, text in (RECONNECT | slowly(tmp_path, EPOCHS, EPOCH_SECONDS)).items():
         monkeypatch.setenv(key, text)
     with head() as made:
         nodes = {name: add_node(made, name, num_cpus=1) for name in ("one", "two")}
@@ -54,14 +53,13 @@ def test_a_raylet_is_killed_then_the_head(cluster: Cluster, tmp_path: Path) -> N
     grid = {"methods": ["at"], "seeds": [0]}
     place = Place(tmp_path, "dying", training=BASE["training"] | {"epochs": EPOCHS}, grid=grid, resources={"cpu": 1})
     (trial_id,) = place.trials()
-    env = {**RECONNECT, **slowly(tmp_path, EPOCHS, EPOCH_SECONDS)}
-    with place.started("submit", "--address", str(cluster.made.address), **env) as process:
+    with place.started("submit", "--address", str(cluster.made.address)) as process:
         wait_for(lambda: place.epochs(trial_id) >= 2 or process.poll() is not None, "two epochs", 600)
         worker = int(place.journal_tag(trial_id, "pid"))
         first = node_of(worker)
-        raylet = cluster.kill_raylet(cluster.nodes[first])
+        cluster.kill_raylet(cluster.nodes[first])
         before = place.epochs(trial_id)
-        wait_for(lambda: not alive(raylet) and not alive(worker), "the end of the node's worker", 120)
+        wait_for(lambda: not alive(worker), "the end of the node's worker", 120)
         wait_for(
             lambda: process.poll() is not None or (place.attempts(trial_id), place.epochs(trial_id)) >= (2, before + 2),
             "two more epochs on the other node", 300,
@@ -74,7 +72,7 @@ def test_a_raylet_is_killed_then_the_head(cluster: Cluster, tmp_path: Path) -> N
     assert code != 0, "the driver noticed"
     wait_for(lambda: not alive(second), "the end of the worker", 120)
     assert place.epochs(trial_id) < EPOCHS
-    done = place.run("submit", **env)  # on a Ray of its own
+    done = place.run("submit")  # on a Ray of its own
     assert done.returncode == 0, done.stdout + done.stderr
     assert place.attempts(trial_id) == 3
     assert len(firsts := went_on(place, trial_id)) == 2 and all(1 < epoch <= EPOCHS for epoch in firsts)

@@ -56,7 +56,7 @@ def _check_sweep(content: bytes, folder: Path) -> bool:
     """Every line of an error names the file and a line that it has; a sweep is what it is when written and read."""
     path = folder / "s.yaml"
     path.write_bytes(content)
-    last = content.count(b"\n") + content.count(b"\r") + 1
+    last = len(content.decode(errors="replace").splitlines()) + 1  # YAML knows more ends of lines than editors do
     found: list[Sweep] = []
     with watched(folder):
         for profile in (None, "small"):

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import yaml
 
+from orchestrator.cluster.request import EVENT, Options, Request, parse_event
 from orchestrator.driver import HOLDER_FILE, driver_lock
 from orchestrator.errors import UserError
 from orchestrator.evaluations import Changes, applied
+from orchestrator.limits import Limits
 from orchestrator.ray_session import SCRATCH_NOTE, left_scratch
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Evaluation, Sweep
@@ -222,3 +224,38 @@ def test_a_holder_that_is_no_text(tmp_path: Path) -> None:
         (tmp_path / "x" / HOLDER_FILE).write_bytes(b"\xff\xfe")
         with pytest.raises(UserError, match="is being run by"), driver_lock(sweep):
             pass
+
+
+def test_profiles_that_are_no_value_are_one_problem(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: x\ndata: {name: digits}\nprofiles: !!timestamp {small: {training: {epochs: 1}}}\n")
+    with pytest.raises(UserError, match=r"s\.yaml:3:") as raised:
+        load_sweep_file(path, "small")
+    assert "small" not in str(raised.value).replace(path.name, "")
+
+
+@pytest.mark.parametrize("key", ["values", "seconds"])
+def test_numbers_that_no_float_can_be_are_damage(key: str, tmp_path: Path) -> None:
+    good = {"values": {"a": 1.5}, "seconds": 2}
+    too_large = "1" + "0" * 400
+    text = json.dumps(good | {key: {"a": "?"} if key == "values" else "?"}).replace('"?"', too_large)
+    (tmp_path / "r.json").write_text(text)
+    assert kept_result(Folder(str(tmp_path)), "r.json") is None
+    (tmp_path / "r.json").write_text(text.replace(too_large, "1" + "0" * 307))
+    assert kept_result(Folder(str(tmp_path)), "r.json") is not None
+
+
+def test_an_event_that_is_nested_too_deeply_is_none() -> None:
+    assert parse_event(EVENT + '{"event": ' + '{"a":' * 10_000 + "1" + "}" * 10_001) is None
+
+
+def test_a_request_with_limits_that_cannot_be_is_not_understood(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text("name: x\ndata: {name: digits}\ngrid: {methods: [at], seeds: [0]}\n")
+    request = Request.of("submit", load_sweep_file(path), Options(limits=Limits(max_hours=1.5)))
+    request.write(tmp_path)
+    assert Request.read(tmp_path) == request
+    sent = tmp_path / "request.json"
+    sent.write_text(sent.read_text().replace('"max_hours":1.5', '"max_hours":0'))
+    with pytest.raises(ValueError, match="max-hours 0"):
+        Request.read(tmp_path)

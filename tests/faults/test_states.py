@@ -307,8 +307,11 @@ class Sweeps(RuleBasedStateMachine):
         for trial_id, one in self.known.items():
             if one.journal and (one.exists or trial_id in self.cells):
                 asked = one.asked_to_end and not lost
+                before = ("", set[int]()) if lost else (one.evaluated, one.recorded)
                 one.rebuild()
                 one.asked_to_end = asked
+                # what an earlier life of the trial left at its run stays there
+                one.evaluated, one.recorded = one.evaluated or before[0], one.recorded | before[1]
             elif lost:
                 one.rebuild()
                 one.run, one.error, one.evaluated, one.recorded = None, "", "", set()
