@@ -235,7 +235,8 @@ def changed_yaml(random: Random, content: bytes) -> bytes:
         style = random.choice((True, False, None))
         # libyaml's emitter: PyYAML's own takes longer than everything that reads what it writes
         dumped: str = yaml.dump(tree, Dumper=yaml.CSafeDumper, default_flow_style=style, allow_unicode=True)
-    except (yaml.YAMLError, ValueError, RecursionError, IndexError, TypeError):  # all of them raised by PyYAML
+    # all of them raised by PyYAML
+    except (yaml.YAMLError, ValueError, RecursionError, IndexError, TypeError, AttributeError):
         return content
     return dumped.encode()
 
