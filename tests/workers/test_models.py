@@ -11,6 +11,7 @@ from toys import digits, seeded
 from orchestrator.spec.models import MODELS
 from workers.data.splits import Images, Splits
 from workers.failures import DataError, ErrorClass, classify
+from workers.models.layers import spatial_mean
 from workers.training import weights_digest
 
 
@@ -206,6 +207,17 @@ def test_block_equals_the_papers_figure(name: str, index: int) -> None:
     torch.testing.assert_close(block(x), blocks_by_hand(block, x, name.startswith("pre")), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_mean_over_positions_and_its_gradient(layout: torch.memory_format) -> None:
+    x = torch.rand(3, 5, 4, 2, dtype=torch.float64).to(memory_format=layout).requires_grad_(True)
+    found = spatial_mean(x)
+    torch.testing.assert_close(found, x.mean((2, 3)))
+    weights = torch.rand(3, 5, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((found * weights).sum(), x)
+    torch.testing.assert_close(gradient, (weights / 8)[:, :, None, None].expand(3, 5, 4, 2))
+    assert gradient.is_contiguous(memory_format=layout)
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU, nn.SiLU])
 def test_plain_networks_compute_their_layers_in_order(activation: type[nn.Module]) -> None:
     """Bit for bit, whichever of pooling and activation is computed first; half of each image is one flat tie."""
@@ -216,7 +228,7 @@ def test_plain_networks_compute_their_layers_in_order(activation: type[nn.Module
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     x[..., 16:] = 0.5
     x.requires_grad_(True)
-    found, expected = network(x), network.linear(network.features(x).mean((2, 3)))
+    found, expected = network(x), network.linear(spatial_mean(network.features(x)))
     assert torch.equal(found, expected)
     gradients = [torch.autograd.grad(logits.square().sum(), [x, *network.parameters()]) for logits in (found, expected)]
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
