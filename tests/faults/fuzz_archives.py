@@ -198,12 +198,12 @@ def _runs() -> list[TrialRun]:
 
 
 @cache
-def _copy() -> bytes:
+def whole_copy() -> bytes:
     return _packed(_runs(), {"run0": {"x": {1: {"a": 0.25}}}}, 7, "key")
 
 
 def _change_copy(random: Random, content: bytes) -> bytes:
-    return bent(random, content, [_copy()]) if random.random() < 0.9 else content
+    return bent(random, content, [whole_copy()]) if random.random() < 0.9 else content
 
 
 def _check_copy(content: bytes, folder: Path) -> bool:
@@ -224,5 +224,5 @@ def _check_copy(content: bytes, folder: Path) -> bool:
 TARGETS = {
     "checkpoint": Target(_make_checkpoint, _check_checkpoint),
     "arrays": Target(lambda random: _change_arrays(random, random.choice(_arrays())), _check_arrays),
-    "copy": Target(lambda random: _change_copy(random, _copy()), _check_copy),
+    "copy": Target(lambda random: _change_copy(random, whole_copy()), _check_copy),
 }

@@ -19,6 +19,7 @@ from orchestrator.ray_session import SCRATCH_NOTE, left_scratch
 from orchestrator.spec.loading import load_sweep_file
 from orchestrator.spec.sweep import Evaluation, Sweep
 from tests.faults.fuzz import TARGETS, fuzzed, made, quiet
+from tests.faults.fuzz_archives import whole_copy
 from tests.faults.fuzz_watch import TooSlowError, watched
 from workers import layout
 from workers.failures import DivergedError, StorageError
@@ -259,3 +260,12 @@ def test_a_request_with_limits_that_cannot_be_is_not_understood(tmp_path: Path) 
     sent.write_text(sent.read_text().replace('"max_hours":1.5', '"max_hours":0'))
     with pytest.raises(ValueError, match="max-hours 0"):
         Request.read(tmp_path)
+
+
+def test_any_bit_that_tips_in_the_local_copy_is_noticed(tmp_path: Path, quietly: None) -> None:
+    whole = whole_copy()
+    check = TARGETS["copy"].check
+    assert check(whole, tmp_path)
+    for place in range(0, len(whole), 5):
+        tipped = whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        assert not check(tipped, tmp_path), place
