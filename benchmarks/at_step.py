@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 from attack_step import backward_loop, network
-from compare import counted_flop, interleaved, machine, matrix_peak, print_ratios
+from compare import counted_flop, in_a_trial, interleaved, machine, matrix_peak, print_ratios
 from peers import peer, titled
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -147,7 +147,8 @@ def main() -> None:
         splits = random_splits(shape, BATCHES * batch)
         alternatives = {"flatsweep": ours(name, splits)}
         alternatives |= {title: usual(name, splits, attacked) for title, attacked in attacks.items()}
-        seconds = interleaved(alternatives | peak.alternative, wanted.repetitions, clock=clock)
+        around = {"flatsweep": in_a_trial(alternatives["flatsweep"])}
+        seconds = interleaved(alternatives | peak.alternative, wanted.repetitions, clock=clock, around=around)
         title = f"AT step, PGD-{STEPS}, {name}, {batch} images {'x'.join(map(str, shape))}"
         print_ratios(title, seconds, "flatsweep", floor=floor(name, splits), peak=peak)
 

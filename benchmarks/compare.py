@@ -5,14 +5,17 @@ alternative, and the least work that any implementation has to do (its floor), i
 this work gets. Cores that are shared slow both, so that the fraction means something on a busy machine as well.
 """
 
+import contextlib
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from workers.memory import kept_memory
 
 CPU = torch.device("cpu")
 
@@ -57,11 +60,32 @@ def counted_flop(run: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
+Around = Callable[[], contextlib.AbstractContextManager[None]]
+"""In which an alternative is timed; entering and leaving it is not."""
+
+
+def in_a_trial(warm: Callable[[], object]) -> Around:
+    """As a trial runs its parts: the process keeps memory that is freed, and has some already, of what came before.
+
+    Args:
+        warm: something short that needs as much memory as what is timed.
+    """
+
+    @contextlib.contextmanager
+    def around() -> Iterator[None]:
+        with kept_memory():
+            warm()
+            yield
+
+    return around
+
+
 def interleaved(
     alternatives: Mapping[str, Callable[[], object]],
     repetitions: int,
     device: torch.device = CPU,
     clock: Callable[[], float] = time.perf_counter,
+    around: Mapping[str, Around] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of each alternative in each repetition, A B C A B C ..., after one warm-up of each.
 
@@ -70,6 +94,7 @@ def interleaved(
         repetitions: how often.
         device: on which they compute; a GPU is waited for.
         clock: `time.process_time` counts this process's own seconds, on all its threads, whoever else computes.
+        around: for some of the alternatives.
     """
 
     def wait() -> None:
@@ -81,11 +106,12 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     for _ in range(repetitions):
         for name, run in alternatives.items():
-            wait()
-            started = clock()
-            run()
-            wait()
-            seconds[name].append(clock() - started)
+            with (around or {}).get(name, contextlib.nullcontext)():
+                wait()
+                started = clock()
+                run()
+                wait()
+                seconds[name].append(clock() - started)
     return seconds
 
 

@@ -6,7 +6,8 @@
 Both do the same work: PGD-20 with the best iterate, 20 joint epochs, batches of 128 behind each weight step. Flatness
 is timed without the reference robust loss, which has a table of its own. With ten restarts there are a quarter of the
 steps and epochs, so that it does not take long. The peer is `published.py`, in the layout that the released loaders
-give and in PyTorch's default one. Weights are untrained, which times do not depend on. Where other work shares the
+give and in PyTorch's default one. "bf16" attacks with gradients in bfloat16 and looks at what it finds in single
+precision, all others are in single precision throughout. Weights are untrained, which times do not depend on. Where other work shares the
 cores, `--processor-time` counts this process's own seconds instead of those on the wall.
 """
 
@@ -15,20 +16,19 @@ import time
 from collections.abc import Callable
 
 import torch
-from compare import CPU, counted_flop, interleaved, machine, matrix_peak, print_ratios
+from compare import CPU, Around, counted_flop, in_a_trial, interleaved, machine, matrix_peak, print_ratios
 from published import Published
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from orchestrator.spec.measures import AverageFlatness, WorstFlatness
 from orchestrator.spec.models import MODELS
-from orchestrator.spec.training import Attack
+from orchestrator.spec.training import Attack, Precision
 from workers.data.splits import Images, Splits
 from workers.measures.average_flatness import average_flatness
 from workers.measures.result import Parts
 from workers.measures.robust_loss import robust_examples
 from workers.measures.worst_flatness import worst_flatness
-from workers.memory import kept_memory
 from workers.models.classifier import Classifier
 from workers.modes import frozen
 from workers.weights import perturbed_tensors
@@ -38,6 +38,7 @@ NETWORKS = {
     "digits": ({"name": "small_preact_resnet", "width": 16}, (1, 8, 8), Attack(eps=0.15, step_size=0.0375)),
 }
 """Network, shape of the images, attack."""
+PRECISIONS: dict[str, Precision] = {"flatsweep": "fp32", "flatsweep, bf16": "bf16"}
 MEASURES = ("reference", "average", "worst")
 AVERAGE_XI, WORST_XI = 0.5, 0.003
 AT_W: Parts = {"at w": {"loss test": 0.0}}
@@ -52,16 +53,6 @@ def network(spec: dict[str, object], shape: tuple[int, int, int]) -> Classifier:
     for _ in range(30):
         found(torch.rand(128, *shape))
     return found.eval()
-
-
-def in_a_trial(run: Callable[[], float]) -> Callable[[], float]:
-    """As a trial runs its measures: with memory kept."""
-
-    def kept() -> float:
-        with kept_memory():
-            return run()
-
-    return kept
 
 
 class Compared:
@@ -96,12 +87,12 @@ class Compared:
         peers = {f"published, {layout}": peer for layout, peer in self.theirs.items()}
         return {
             "reference": (
-                {"flatsweep": in_a_trial(self._reference)}
+                self._ours(self._reference)
                 | {name: lambda p=peer: p.reference(self.steps, self.restarts) for name, peer in peers.items()},
                 attacked,
             ),
             "average": (
-                {"flatsweep": in_a_trial(self._average)}
+                self._ours(self._average)
                 | {
                     name: lambda p=peer: p.average(AVERAGE_XI, self.steps, self.restarts)
                     for name, peer in peers.items()
@@ -109,24 +100,35 @@ class Compared:
                 attacked,
             ),
             "worst": (
-                {"flatsweep": in_a_trial(self._worst)}
+                self._ours(self._worst)
                 | {name: lambda p=peer: p.worst(WORST_XI, self.steps, self.restarts) for name, peer in peers.items()},
                 joint,
             ),
         }
 
-    def _reference(self) -> float:
-        attack = self.attack.model_copy(update={"restarts": self.restarts})
+    def around(self) -> dict[str, Around]:
+        """Ours are timed as in a trial."""
+        return {
+            name: in_a_trial(lambda p=precision: self._reference(p, steps=1)) for name, precision in PRECISIONS.items()
+        }
+
+    @staticmethod
+    def _ours(measure: Callable[[Precision], float]) -> dict[str, Callable[[], float]]:
+        return {name: lambda p=precision: measure(p) for name, precision in PRECISIONS.items()}
+
+    def _reference(self, precision: Precision, steps: int | None = None) -> float:
+        own = {"restarts": self.restarts, "precision": precision, "steps": steps or self.steps}
+        attack = self.attack.model_copy(update=own)
         return robust_examples(self.ours, self.images, attack, 1000, 0).mean_loss()
 
-    def _average(self) -> float:
-        own = {"step_size": self.attack.step_size, "steps": self.steps}
+    def _average(self, precision: Precision) -> float:
+        own = {"step_size": self.attack.step_size, "steps": self.steps, "precision": precision}
         settings = AverageFlatness(xi=(AVERAGE_XI,), draws=self.restarts, attack=own)
         found = average_flatness(self.ours, self.splits, settings, attack=self.attack, seed=0, parts=dict(AT_W))
         return found.values[settings.key(AVERAGE_XI)]
 
-    def _worst(self) -> float:
-        own = {"step_size": self.attack.step_size}
+    def _worst(self, precision: Precision) -> float:
+        own = {"step_size": self.attack.step_size, "precision": precision}
         settings = WorstFlatness(
             xi=(WORST_XI,), restarts=self.restarts, epochs=self.steps, attack=own, protocol="stutz21"
         )
@@ -162,7 +164,7 @@ def compare(name: str, restarts: int, args: argparse.Namespace) -> None:
             found[key] = run()
 
         timed = {key: lambda k=key, r=run, n=noted: n(k, r) for key, run in alternatives.items()}
-        seconds = interleaved({**timed, **peak.alternative}, args.repetitions, clock=clock)
+        seconds = interleaved({**timed, **peak.alternative}, args.repetitions, clock=clock, around=compared.around())
         title = f"{name}, {measure}, {restarts} restarts, {args.images} images, {compared.steps} steps"
         print_ratios(title, seconds, "flatsweep", unit, floor=floor, peak=peak)
         print("robust losses:", ", ".join(f"{key} {loss:.4f}" for key, loss in found.items()))

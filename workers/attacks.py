@@ -46,7 +46,7 @@ def pgd(
         Images like x; per example the restart with the highest objective.
     """
     start = start or random_start
-    with folded(model):
+    with folded(model, precision=attack.precision):
         if attack.restarts == 1:
             return ascend(model, x, start(x, attack, random), objective, attack, want_value=False)[0]
         best, best_value = ascend(model, x, start(x, attack, random), objective, attack)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from orchestrator.spec.training import Training
 from workers.models.classifier import Classifier
-from workers.modes import frozen
+from workers.modes import frozen, lowered
 from workers.weights import restored
 
 logger = logging.getLogger(__name__)
@@ -51,10 +51,7 @@ class Computing:
     @contextlib.contextmanager
     def step(self, x: Tensor, y: Tensor) -> Iterator[None]:
         """For the attack and the loss of one step on images x like the first ones, with class indices y."""
-        kind = x.device.type
-        # without autocast's cache: it would not see that weights are moved within a step (AWP)
-        low = torch.autocast(kind, torch.bfloat16, self.training.precision == "bf16", cache_enabled=False)
-        with low:
+        with lowered(self.model, self.training.precision):
             if not self._tried and len(x) == self.training.batch_size:
                 self._try(x, y)
             with self._in_place(x.shape) if self._compiled else contextlib.nullcontext():
@@ -67,14 +64,19 @@ class Computing:
         try:
             self._compiled = self.compile_with(self.model.forward)
             with torch.random.fork_rng(), restored(buffers), self._in_place(x.shape):
-                for mode, attacked in ((contextlib.nullcontext(), False), (frozen(self.model), True)):
-                    with mode:
+                for attacked in (False, True):
+                    with self._attacking() if attacked else contextlib.nullcontext():
                         logits = self.model(x.detach().requires_grad_(attacked))
                         nn.functional.cross_entropy(logits, y).backward()  # type: ignore[no-untyped-call]
         except Exception as error:  # of many kinds: a compiler that is missing, or one that cannot do this network
             self._compiled = None
             logger.warning("torch.compile failed, training goes on without it: %s: %s", type(error).__name__, error)
         self.model.zero_grad(set_to_none=True)
+
+    @contextlib.contextmanager
+    def _attacking(self) -> Iterator[None]:
+        with frozen(self.model), lowered(self.model, self.training.attack.precision):
+            yield
 
     @contextlib.contextmanager
     def _in_place(self, shape: torch.Size) -> Iterator[None]:

@@ -3,18 +3,20 @@
 A network says in `chains` where a convolution, a normalisation and an activation follow each other with nothing else
 reading what is between. There, batch normalisation in eval mode is an affine map that the convolution's weights and
 bias can take over, exact to rounding, or one operation of its own; and ReLU may write over its input. Networks that say
-nothing stay as they are.
+nothing stay as they are. In lower precision, weights that stay are rounded once and not in every pass.
 """
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from workers.modes import frozen
+from orchestrator.spec.training import Precision
+from workers.image_convolution import convolution_of
+from workers.modes import frozen, lowered
 
 
 class Chain(NamedTuple):
@@ -33,7 +35,7 @@ class Chained(Protocol):
 
 
 @contextlib.contextmanager
-def folded(model: nn.Module, moving: bool = False) -> Iterator[None]:
+def folded(model: nn.Module, moving: bool = False, precision: Precision = "fp32") -> Iterator[None]:
     """`frozen`, and the model computes the same up to rounding, in less time. Its tensors may not change inside.
 
     Modules with hooks stay as they are, so that the hooks see what they would see without this.
@@ -41,14 +43,14 @@ def folded(model: nn.Module, moving: bool = False) -> Iterator[None]:
     Args:
         model: the network.
         moving: convolutions may change inside after all, and may be differentiated by; what normalises may not.
+        precision: see `workers.modes.lowered`.
     """
-    with frozen(model):
+    with frozen(model), lowered(model, precision):
         replaced: list[nn.Module] = []
         try:
-            for chain in _chains(model):
-                for part, forward in _replacements(chain, moving):
-                    vars(part)["forward"] = forward
-                    replaced.append(part)
+            for part, forward in _replacements(model, moving):
+                vars(part)["forward"] = forward
+                replaced.append(part)
             yield
         finally:
             for part in replaced:
@@ -56,13 +58,27 @@ def folded(model: nn.Module, moving: bool = False) -> Iterator[None]:
 
 
 Forward = Callable[[Tensor], Tensor]
+Weights = tuple[Tensor, Tensor | None]
+"""Weight and bias."""
 
 
-def _chains(model: nn.Module) -> Iterator[Chain]:
-    """All that nobody watches; none in a network that is folded already, or compiled, which fuses more."""
+def _replacements(model: nn.Module, moving: bool) -> Iterator[tuple[nn.Module, Forward]]:
+    """What parts compute instead; none in a network that is folded already, or compiled, which fuses more."""
     modules = list(model.modules())
     if any("forward" in vars(module) for module in modules):
         return
+    folded_into: set[nn.Module] = set()
+    for chain in _chains(modules):
+        for part, forward in _in_chain(chain, moving):
+            folded_into.add(part)
+            yield part, forward
+    for module in modules:
+        if type(module) is nn.Conv2d and module not in folded_into and not _watched(module):
+            yield module, _convolution(module, functools.partial(_own, module), moving)
+
+
+def _chains(modules: Iterable[nn.Module]) -> Iterator[Chain]:
+    """All that nobody watches."""
     for module in modules:
         if hasattr(type(module), "chains"):  # as `isinstance(module, Chained)`, which takes as long as a small layer
             for chain in cast(Chained, module).chains():
@@ -70,13 +86,13 @@ def _chains(model: nn.Module) -> Iterator[Chain]:
                     yield chain
 
 
-def _replacements(chain: Chain, moving: bool) -> Iterator[tuple[nn.Module, Forward]]:
+def _in_chain(chain: Chain, moving: bool) -> Iterator[tuple[nn.Module, Forward]]:
     """What the parts of a chain compute instead."""
     conv, norm, act = chain
     if type(norm) is nn.BatchNorm2d and norm.affine and norm.track_running_stats:
         scale, shift = _affine(norm)
         if type(conv) is nn.Conv2d:
-            yield conv, _folded_convolution(conv, scale, shift, moving)
+            yield conv, _convolution(conv, functools.partial(_scaled, conv, scale, shift), moving)
             yield norm, _identity
         else:  # its gradient is one multiplication; that of batch normalisation also sums what nobody asks for
             yield norm, functools.partial(torch.addcmul, shift[:, None, None], tensor2=scale[:, None, None])
@@ -93,18 +109,32 @@ def _affine(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
         return scale, norm.bias - norm.running_mean * scale
 
 
-def _folded_convolution(conv: nn.Conv2d, scale: Tensor, shift: Tensor, moving: bool) -> Forward:
-    """The convolution with an affine map of its channels after it, as one."""
+def _scaled(conv: nn.Conv2d, scale: Tensor, shift: Tensor) -> Weights:
+    """Those of the convolution with an affine map of its channels after it, as one."""
+    bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
+    return conv.weight * scale[:, None, None, None], bias
 
-    def weights() -> tuple[Tensor, Tensor]:
-        bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
-        return conv.weight * scale[:, None, None, None], bias
 
+def _own(conv: nn.Conv2d) -> Weights:
+    return conv.weight, conv.bias
+
+
+def _convolution(conv: nn.Conv2d, weights: Callable[[], Weights], moving: bool) -> Forward:
+    """The convolution with other weights, which are asked for again in every pass if they are moving."""
+    convolve = convolution_of(conv)
     if moving:
-        return lambda x: conv._conv_forward(x, *weights())
+        return lambda x: convolve(x, *weights())
     with torch.no_grad():
         weight, bias = weights()
-    return functools.partial(conv._conv_forward, weight=weight, bias=bias)
+        weight, bias = _rounded(weight), None if bias is None else _rounded(bias)
+    return lambda x: convolve(x, weight, bias)
+
+
+def _rounded(tensor: Tensor) -> Tensor:
+    """As autocast, if it is on, would round it in every pass."""
+    kind = tensor.device.type
+    low = torch.is_autocast_enabled(kind) and tensor.dtype == torch.float32
+    return tensor.to(torch.get_autocast_dtype(kind)) if low else tensor
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -1,9 +1,12 @@
-"""Switching a network's mode for a while: frozen for attacks, batch statistics left alone for extra forwards."""
+"""Switching a network's mode for a while: frozen for attacks, in lower precision, batch statistics left alone."""
 
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
+
+from orchestrator.spec.training import Precision
 
 
 @contextlib.contextmanager
@@ -25,6 +28,18 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = True
         for parameter, flag in flags:
             parameter.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def lowered(model: nn.Module, precision: Precision) -> Iterator[None]:
+    """For `bf16`: convolutions and matrix products are in bfloat16 inside. For `fp32` all stays as it is outside."""
+    if precision == "fp32":
+        yield
+        return
+    kind = next(model.parameters()).device.type
+    # without autocast's cache: it would not see that weights are moved within (AWP, joint ascents)
+    with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
+        yield
 
 
 @contextlib.contextmanager

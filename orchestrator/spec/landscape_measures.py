@@ -125,6 +125,8 @@ class InputLandscape(ImageMeasure):
     def _check(self) -> Self:
         if not self.linearity.random_start:
             raise problem("linearity needs random_start: at the input itself the error has no slope", "linearity")
+        if self.linearity.precision != "fp32":
+            raise problem("linearity is a small difference of losses, which bf16 would lose in rounding", "linearity")
         return self
 
     def key(self, value: str, inputs: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from orchestrator.spec.base import Component, Integer, Number, Registry, Spec, added_field, location, problem
 
 Norm = Literal["linf", "l2"]
+Precision = Literal["fp32", "bf16"]
 _EVERY = re.compile(r"every ([1-9][0-9]{0,5})")
 
 
@@ -29,6 +30,9 @@ class Attack(Spec):
     """Start at a uniformly random point of the ball instead of at the image."""
     best_iterate: bool = True
     """Keep the iterate with the highest loss (Stutz21) instead of the last one (Wu20)."""
+    precision: Precision = added_field("fp32")
+    """Of convolutions and matrix products behind the gradients that the attack follows. With `bf16` the training loss,
+    at the images that it finds, stays in single precision, unless `training.precision` says `bf16` for both."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -68,6 +72,10 @@ class EvaluationAttack(Ball):
     """Start at a uniformly random point of the ball."""
     best_iterate: bool = True
     """Keep the iterate with the highest loss instead of the last one."""
+    precision: Precision = added_field("fp32")
+    """Of convolutions and matrix products behind the gradients that the attack follows. What is found is looked at in
+    single precision always, so that with `bf16` no value is rounded, but the attack is another one, of the same
+    strength up to a per mille or so (docs/precision.md). Twice as fast where the hardware has bfloat16."""
 
 
 class EarlyStopping(Spec):
@@ -252,10 +260,11 @@ class Training(Spec):
     """Learning-rate schedule, by name."""
     clip_gradient: Annotated[Number, Field(gt=0)] | None = added_field(None)
     """Largest Euclidean norm of the whole gradient; a longer one is shortened to it. Left out: no clipping."""
-    precision: Literal["fp32", "bf16"] = added_field("fp32")
+    precision: Precision = added_field("fp32")
     """Of convolutions and matrix products in the attack and in the loss of training. `bf16`: automatic mixed precision
     with bfloat16; weights, their gradients and logits stay in single precision, and so does all that is measured. Other
-    weights come out, so it is part of a trial's identity. Fast on GPUs; slower than `fp32` on most CPUs."""
+    weights come out, so it is part of a trial's identity. Fast where the hardware has bfloat16: GPUs since 2020, and
+    CPUs with AVX512_BF16 or AMX; on others slower than `fp32`."""
     compile: bool = location(False)
     """Compile the network for training and for its attack (torch.compile); takes about a minute at a trial's start. No
     part of a trial's identity, but sums are rounded differently: give all trials of a study the same. Where it fails,

@@ -46,7 +46,7 @@ def robust_examples(model: nn.Module, images: Images, attack: Attack, batch_size
     Args:
         model: from images in [0, 1] to logits; attacked in eval mode with frozen parameters.
         images: uint8 images and labels.
-        attack: PGD's settings.
+        attack: PGD's settings; losses and errors at what it finds are in single precision whatever it says.
         batch_size: images attacked at once; where there are fewer, those of several restarts.
         seed: of the random starts.
     """
@@ -60,7 +60,7 @@ def robust_examples(model: nn.Module, images: Images, attack: Attack, batch_size
         found = torch.cat([random_start(x, attack, generator(x.device, seed, "attack", number)) for number in group])
         for low in range(0, len(labels), batch_size):
             part = slice(low, low + batch_size)
-            with folded(model):
+            with folded(model, precision=attack.precision):
                 found[part] = ascend(
                     model,
                     centres[part],

@@ -155,7 +155,7 @@ class JointAscent:
         parts = [slice(low, low + self.settings.batch_size) for low in range(0, len(y), self.settings.batch_size)]
         steps = [ascent_step(x[part], self.attack) for part in parts]
         for epoch in range(self.settings.epochs):
-            with folded(self.model, moving=True):
+            with folded(self.model, moving=True, precision=self.attack.precision):
                 for parameter in self.parameters:
                     parameter.requires_grad_(True)
                 for part, step in zip(parts, steps, strict=True):

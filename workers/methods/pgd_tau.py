@@ -26,7 +26,7 @@ class PgdTau:
         iterate = random_start(x, attack, random)
         left = torch.full((len(x),), self.tau, device=x.device)  # steps still allowed once misclassified
         fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        with folded(model):
+        with folded(model, precision=attack.precision):
             for _ in range(attack.steps):
                 iterate = iterate.detach().requires_grad_(True)
                 logits = model(iterate)

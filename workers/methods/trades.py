@@ -26,7 +26,7 @@ class Trades:
 
         At x itself the divergence has no gradient, so a start at the image would not move.
         """
-        with folded(model):
+        with folded(model, precision=attack.precision):
             with torch.no_grad():
                 clean = model(x)
             return pgd(model, x, lambda logits: kl(clean, logits), attack, random, start=_gaussian_start)

@@ -1,0 +1,105 @@
+"""What attacks with gradients in bfloat16 do to the values that are measured, and to the order of networks.
+
+    python benchmarks/precision.py [--data IMAGES.npz] [--epochs 6] [--images 300]
+
+Nine networks are trained, three methods with three seeds: small_preact_resnets on digits, or cnns on the first 2,000
+images of a file. Robust loss, average and worst flatness are then measured with attacks in single precision, with
+attacks in bfloat16, and in single precision from another seed, which is how far the values are known anyway. Untimed.
+"""
+
+import argparse
+import itertools
+import time
+from statistics import median
+from typing import Any
+
+from compare import CPU, machine
+from scipy.stats import kendalltau
+
+from orchestrator.spec.measures import AverageFlatness, Robustness, WorstFlatness
+from orchestrator.spec.sweep import Trial
+from workers.data.splits import load_splits
+from workers.measures.average_flatness import average_flatness
+from workers.measures.robustness import robustness
+from workers.measures.worst_flatness import worst_flatness
+from workers.memory import kept_memory
+from workers.steps import drain
+from workers.training import Trainer
+
+METHODS: tuple[Any, ...] = ("at", "trades", {"name": "awp", "warmup": 1})
+SEEDS = range(3)
+DIGITS = {
+    "data": {"name": "digits", "train_size": 800, "validation_size": 50, "test_size": 500},
+    "model": {"name": "small_preact_resnet", "width": 16},
+    "training": {"batch_size": 100, "attack": {"eps": 0.15, "step_size": 0.05, "steps": 5}},
+}
+FILE = {
+    "data": {"name": "npz", "train_size": 2000, "validation_size": 50, "test_size": 500},
+    "model": {"name": "cnn"},
+    "training": {"batch_size": 128, "attack": {"eps": 8 / 255, "step_size": 2 / 255, "steps": 5}},
+}
+WAYS: dict[str, tuple[str, int]] = {"fp32": ("fp32", 0), "bf16": ("bf16", 0), "fp32, another seed": ("fp32", 1)}
+"""Precision and seed."""
+
+
+def recipe(path: str | None, epochs: int) -> dict[str, Any]:
+    """What all networks share."""
+    base: dict[str, Any] = DIGITS if path is None else {**FILE, "data": {**FILE["data"], "path": path}}
+    return {**base, "training": {**base["training"], "epochs": epochs, "schedule": "constant"}}
+
+
+def measured(trial: Trial, images: int) -> dict[str, dict[str, float]]:
+    """By way the values of one network."""
+    splits = load_splits(trial.data, CPU)
+    trainer = Trainer(trial, splits, None, CPU)
+    drain(trainer.run())
+    found: dict[str, dict[str, float]] = {}
+    for way, (precision, seed) in WAYS.items():
+        common = {"attack": {"step_size": trial.training.attack.eps / 4, "precision": precision}}
+        where = {"attack": trial.training.attack, "seed": seed}
+        sizes = {"train_examples": images, "test_examples": images}
+        robust = robustness(trainer.model, splits, Robustness(**common, **sizes), **where)
+        average = average_flatness(
+            trainer.model, splits, AverageFlatness(**common, draws=3, xi=(0.5,), examples=images), **where
+        )
+        worst = worst_flatness(
+            trainer.model, splits, WorstFlatness(**common, restarts=2, xi=(0.003,), examples=images), **where
+        )
+        kept = ("robust_loss_test", "robust_error_test", "average_flatness_xi0.5", "worst_flatness_xi0.003")
+        values = robust.values | average.values | worst.values
+        found[way] = {name: values[name] for name in kept}
+    return found
+
+
+def print_table(rows: list[dict[str, dict[str, float]]]) -> None:
+    """Of each value: its range, how far the other ways are from fp32, and Kendall's tau of the networks' order."""
+    print(f"\n{'':26}{'range':>20}  {'way':20}{'median':>10}{'largest':>10}{'tau':>7}")
+    for name in rows[0]["fp32"]:
+        exact = [row["fp32"][name] for row in rows]
+        for way in list(WAYS)[1:]:
+            other = [row[way][name] for row in rows]
+            off = [abs(a - b) for a, b in zip(exact, other, strict=True)]
+            spread = f"{min(exact):.4f} to {max(exact):.4f}"
+            tau = kendalltau(exact, other).statistic
+            print(f"{name:26}{spread:>20}  {way:20}{median(off):10.1e}{max(off):10.1e}{tau:7.2f}")
+
+
+def main() -> None:
+    """Trains, measures three times, compares."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", help="an .npz file, as of `data: {name: npz}`")
+    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--images", type=int, default=300)
+    wanted = parser.parse_args()
+    print(machine())
+    started, rows = time.perf_counter(), []
+    shared = recipe(wanted.data, wanted.epochs)
+    with kept_memory():
+        for method, seed in itertools.product(METHODS, SEEDS):
+            rows.append(measured(Trial.model_validate({**shared, "method": method, "seed": seed}), wanted.images))
+    print_table(rows)
+    print(f"\n{len(rows)} networks, {wanted.images} images, {time.perf_counter() - started:.0f} s; absolute differences")
+
+
+if __name__ == "__main__":
+    main()
