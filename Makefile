@@ -74,6 +74,7 @@ bench: $(STAMP) $(PEERS)
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/curvature.py
 	$(BIN)/python benchmarks/flatness.py
+	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/trial_overhead.py
 	$(BIN)/python benchmarks/cluster_overhead.py
 	$(BIN)/python benchmarks/first_trial.py

@@ -2,15 +2,17 @@
 
     python benchmarks/at_step.py [--repetitions 7] [--networks small_preact_resnet cnn preact_resnet18]
 
-A step is attack, loss, gradient and SGD on one batch. Ours is the step of a trial, with everything that it records. The
-peers' steps differ in the attack alone: a `loss.backward()` loop as in the papers' codes, torchattacks and foolbox. All
-of them look at the last iterate, as the peers do. They compute as they are published, in the default memory layout.
+A step is attack, loss, gradient and SGD on one batch. Ours is the step of a trial, with everything that it records: in
+single precision as theirs, with the attack alone in bfloat16, and with all of it in bfloat16. The peers' steps differ
+in the attack alone: a `loss.backward()` loop as in the papers' codes, torchattacks and foolbox. All look at the last
+iterate, as the peers do. Peers compute as they are published, in the default memory layout.
 """
 
 import argparse
 import contextlib
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from attack_step import backward_loop, network
@@ -36,6 +38,13 @@ CASES = {
 }
 """Parameters, shape of the images, batch."""
 
+FORMS: dict[str, dict[str, Any]] = {
+    "flatsweep": {},
+    "flatsweep, attack in bf16": {"attack": {**ATTACK, "precision": "bf16"}},
+    "flatsweep, bf16": {"precision": "bf16"},
+}
+"""Settings of training."""
+
 Step = Callable[[], object]
 Attacked = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """From network, images and labels to adversarial examples."""
@@ -53,7 +62,7 @@ def first_batch(name: str, splits: Splits) -> tuple[Tensor, Tensor]:
     return splits.train.x[:batch].float() / 255, splits.train.y[:batch]
 
 
-def trial_of(name: str) -> Trial:
+def trial_of(name: str, training: dict[str, Any]) -> Trial:
     """A trial that goes on for ever."""
     parameters, _, batch = CASES[name]
     return Trial.model_validate(
@@ -62,15 +71,15 @@ def trial_of(name: str) -> Trial:
             "model": {"name": name, **parameters},
             "method": "at",
             "training": {"epochs": 10_000, "batch_size": batch, "schedule": "constant", "attack": ATTACK,
-                         "optimizer": {"name": "sgd", **OPTIMIZER}},
+                         "optimizer": {"name": "sgd", **OPTIMIZER}} | training,
             "seed": 0,
         }
     )  # fmt: skip
 
 
-def ours(name: str, splits: Splits) -> Step:
+def ours(name: str, splits: Splits, training: dict[str, Any]) -> Step:
     """The step of a trial."""
-    steps = Trainer(trial_of(name), splits, None, torch.device("cpu")).run()
+    steps = Trainer(trial_of(name, training), splits, None, torch.device("cpu")).run()
 
     def step() -> None:
         while not next(steps).batch:  # the end of an epoch
@@ -145,9 +154,9 @@ def main() -> None:
     for name in wanted.networks:
         _, shape, batch = CASES[name]
         splits = random_splits(shape, BATCHES * batch)
-        alternatives = {"flatsweep": ours(name, splits)}
+        alternatives = {form: ours(name, splits, training) for form, training in FORMS.items()}
+        around = {form: in_a_trial(step) for form, step in alternatives.items()}
         alternatives |= {title: usual(name, splits, attacked) for title, attacked in attacks.items()}
-        around = {"flatsweep": in_a_trial(alternatives["flatsweep"])}
         seconds = interleaved(alternatives | peak.alternative, wanted.repetitions, clock=clock, around=around)
         title = f"AT step, PGD-{STEPS}, {name}, {batch} images {'x'.join(map(str, shape))}"
         print_ratios(title, seconds, "flatsweep", floor=floor(name, splits), peak=peak)

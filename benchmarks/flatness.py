@@ -7,8 +7,8 @@ Both do the same work: PGD-20 with the best iterate, 20 joint epochs, batches of
 is timed without the reference robust loss, which has a table of its own. With ten restarts there are a quarter of the
 steps and epochs, so that it does not take long. The peer is `published.py`, in the layout that the released loaders
 give and in PyTorch's default one. "bf16" attacks with gradients in bfloat16 and looks at what it finds in single
-precision, all others are in single precision throughout. Weights are untrained, which times do not depend on. Where other work shares the
-cores, `--processor-time` counts this process's own seconds instead of those on the wall.
+precision, all others are in single precision throughout. Weights are untrained, which times do not depend on. Where
+other work shares the cores, `--processor-time` counts this process's own seconds instead of those on the wall.
 """
 
 import argparse

@@ -5,8 +5,9 @@
 Needs torch, torchvision, numpy and pydantic, and no data: images are random. First the fast paths are checked against
 the plain one: bfloat16 and compiled training, and the network inside attacks. Then PreActResNet-18 on 32x32 images: the
 AT step (PGD-10) in all ways against the usual single-precision loop, with what an epoch of 50,000 images takes; average
-flatness (10 draws, 1000 images, PGD-20) against the published procedure; and several trials on one GPU at once. For
-a look at whether it runs there is the same in small: `--device cpu --tiny --no-compile`.
+flatness (10 draws, 1000 images, PGD-20), with attacks in bfloat16 and in single precision, against the published
+procedure; and several trials on one GPU at once. For a look at whether it runs there is the same in small:
+`--device cpu --tiny --no-compile`.
 """
 
 import argparse
@@ -177,16 +178,25 @@ def time_flatness(case: Case, repetitions: int) -> None:
     ours = case.network().eval().to(memory_format=torch.channels_last)
     attack = ATTACK.model_copy(update={"steps": 20, "step_size": 0.007, "best_iterate": True})
     own = {"step_size": attack.step_size, "steps": attack.steps}
-    settings = AverageFlatness(xi=(XI,), draws=case.draws, attack=own, examples=case.examples)
     at_w: dict[str, Any] = {"at w": {"loss test": 0.0}}
+
+    def measured(precision: str) -> float:
+        settings = AverageFlatness(
+            xi=(XI,), draws=case.draws, attack={**own, "precision": precision}, examples=case.examples
+        )
+        values = average_flatness(ours, splits, settings, attack=attack, seed=0, parts=dict(at_w)).values
+        return values[settings.key(XI)]
+
     published = Published(model, splits.test.x / 255, splits.test.y, attack.eps, attack.step_size)
     alternatives = {
-        "flatsweep": lambda: average_flatness(ours, splits, settings, attack=attack, seed=0, parts=dict(at_w)),
+        "flatsweep, attacks in bf16": lambda: measured("bf16"),
+        "flatsweep, fp32": lambda: measured("fp32"),
         "published procedure": lambda: published.average(XI, attack.steps, case.draws),
     }
     seconds = interleaved(alternatives, repetitions, case.device)
     title = f"average flatness, {case.draws} draws, {case.examples} images, PGD-{attack.steps}"
-    print_ratios(title, seconds, "flatsweep", "s", lambda value: value)
+    print_ratios(title, seconds, "flatsweep, attacks in bf16", "s", lambda value: value)
+    print(f"robust losses: { ({precision: round(measured(precision), 4) for precision in ('bf16', 'fp32')}) }")
 
 
 def sharing(orders: Connection, device: str, tiny: bool) -> None:

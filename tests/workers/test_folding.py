@@ -127,7 +127,7 @@ def test_the_network_is_itself_again_after_an_error(images: Tensor) -> None:
 def test_trains_like_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     """Signs of gradients near zero may differ by rounding, so that weights agree only roughly; losses do."""
     losses = []
-    for mode in (folded, lambda model, precision: frozen(model)):  # noqa: ARG005
+    for mode in (folded, lambda model, precision: frozen(model)):
         monkeypatch.setattr(attacks, "folded", mode)
         trainer = Trainer(trial("at", epochs=2), digits(), None, torch.device("cpu"))
         losses.append([progress.loss for progress in trainer.run() if progress.loss is not None])
@@ -154,3 +154,27 @@ def test_weights_that_move(parameters: dict[str, Any], images: Tensor) -> None:
     for plain, fast in zip(found[:2], found[2:], strict=True):
         for a, b in zip(plain, fast, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8 * float(a.detach().abs().max()))
+
+
+@pytest.mark.parametrize("norm", ["bn", "none"])
+def test_weights_are_rounded_once(norm: str, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bfloat16 no pass finds a weight of a convolution in single precision, unless it may move."""
+    model, x = network({**NETWORKS[1], "norm": norm}).float(), images.float()
+    given: list[torch.dtype] = []
+    original = F.conv2d
+    monkeypatch.setattr(
+        F, "conv2d", lambda x, w, *args, **kwargs: given.append(w.dtype) or original(x, w, *args, **kwargs)
+    )
+    with frozen(model):
+        exact = looked_at(model, x)
+    given.clear()
+    with folded(model, precision="bf16"):
+        low = looked_at(model, x)
+    assert given and set(given) == {torch.bfloat16}
+    for a, b in zip(exact, low, strict=True):
+        assert b.dtype == torch.float32
+        assert 0 < float((a - b).norm() / a.norm()) < 0.1
+    given.clear()
+    with folded(model, moving=True, precision="bf16"):
+        torch.testing.assert_close(looked_at(model, x)[0], low[0], rtol=1e-3, atol=1e-3)
+    assert set(given) == {torch.float32}
