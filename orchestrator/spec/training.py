@@ -74,8 +74,8 @@ class EvaluationAttack(Ball):
     """Keep the iterate with the highest loss instead of the last one."""
     precision: Precision = added_field("fp32")
     """Of convolutions and matrix products behind the gradients that the attack follows. What is found is looked at in
-    single precision always, so that with `bf16` no value is rounded, but the attack is another one, of the same
-    strength up to a per mille or so (docs/precision.md). Twice as fast where the hardware has bfloat16."""
+    single precision always, so that with `bf16` no value is rounded; but it is another attack, a little weaker, and
+    faster where the hardware has bfloat16 (docs/measures.md)."""
 
 
 class EarlyStopping(Spec):
