@@ -35,7 +35,7 @@ DIGITS = {
 }
 FILE = {
     "data": {"name": "npz", "train_size": 2000, "validation_size": 50, "test_size": 500},
-    "model": {"name": "cnn"},
+    "model": {"name": "cnn", "depth": 1},
     "training": {"batch_size": 128, "attack": {"eps": 8 / 255, "step_size": 2 / 255, "steps": 5}},
 }
 WAYS: dict[str, tuple[str, int]] = {"fp32": ("fp32", 0), "bf16": ("bf16", 0), "fp32, another seed": ("fp32", 1)}
