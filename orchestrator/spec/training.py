@@ -32,7 +32,8 @@ class Attack(Spec):
     """Keep the iterate with the highest loss (Stutz21) instead of the last one (Wu20)."""
     precision: Precision = added_field("fp32")
     """Of convolutions and matrix products behind the gradients that the attack follows. With `bf16` the training loss,
-    at the images that it finds, stays in single precision, unless `training.precision` says `bf16` for both."""
+    at the images that it finds, stays in single precision, unless `training.precision` says `bf16` for both. Method
+    `free` has no gradients but those of the training loss."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
