@@ -19,9 +19,6 @@ from scipy.stats import kendalltau
 from orchestrator.spec.measures import AverageFlatness, Robustness, WorstFlatness
 from orchestrator.spec.sweep import Trial
 from workers.data.splits import load_splits
-from workers.measures.average_flatness import average_flatness
-from workers.measures.robustness import robustness
-from workers.measures.worst_flatness import worst_flatness
 from workers.memory import kept_memory
 from workers.steps import drain
 from workers.training import Trainer
@@ -55,18 +52,17 @@ def measured(trial: Trial, images: int) -> dict[str, dict[str, float]]:
     drain(trainer.run())
     found: dict[str, dict[str, float]] = {}
     for way, (precision, seed) in WAYS.items():
-        common = {"attack": {"step_size": trial.training.attack.eps / 4, "precision": precision}}
-        where = {"attack": trial.training.attack, "seed": seed}
-        sizes = {"train_examples": images, "test_examples": images}
-        robust = robustness(trainer.model, splits, Robustness(**common, **sizes), **where)
-        average = average_flatness(
-            trainer.model, splits, AverageFlatness(**common, draws=3, xi=(0.5,), examples=images), **where
+        attack = trial.training.attack
+        common: dict[str, Any] = {"attack": {"step_size": attack.eps / 4, "precision": precision}}
+        measures = (
+            Robustness(**common, train_examples=images, test_examples=images),
+            AverageFlatness(**common, draws=3, xi=(0.5,), examples=images),
+            WorstFlatness(**common, restarts=2, xi=(0.003,), examples=images),
         )
-        worst = worst_flatness(
-            trainer.model, splits, WorstFlatness(**common, restarts=2, xi=(0.003,), examples=images), **where
-        )
+        values: dict[str, float] = {}
+        for measure in measures:
+            values |= measure.load()(trainer.model, splits, measure, attack=attack, seed=seed).values
         kept = ("robust_loss_test", "robust_error_test", "average_flatness_xi0.5", "worst_flatness_xi0.003")
-        values = robust.values | average.values | worst.values
         found[way] = {name: values[name] for name in kept}
     return found
 

@@ -25,7 +25,7 @@ def worker(orders: Connection) -> None:
     from at_step import CASES, ours, random_splits
 
     _, shape, batch = CASES["small_preact_resnet"]
-    step, product = ours("small_preact_resnet", random_splits(shape, batch)), matrix_peak(size=1024).run
+    step, product = ours("small_preact_resnet", random_splits(shape, batch), {}), matrix_peak(size=1024).run
     while order := orders.recv():
         what, threads = order
         torch.set_num_threads(threads)

@@ -26,6 +26,11 @@ def test_a_step_of_training() -> None:
     assert re.search(r"^loss\.backward\(\) loop +\d", said, re.MULTILINE) and "floor: " in said
 
 
+def test_trials_side_by_side() -> None:
+    said = run("side_by_side.py")
+    assert len(re.findall(r"^in turn, 2 threads +\d", said, re.MULTILINE)) == 2, said
+
+
 def test_flatness_is_that_of_the_published_procedure() -> None:
     """With random starts of their own: alike, not equal."""
     said = run("flatness.py", "--network", "digits", "--restarts", "1", "--images", "64", "--steps", "4")
