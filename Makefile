@@ -18,7 +18,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	@echo "installing the locked packages into .venv (about a minute, several GB with torch's CUDA libraries)"
-	@$(UV) pip install --compile-bytecode --require-hashes -r requirements.lock
+	@$(UV) pip install --compile-bytecode --no-deps --require-hashes -r requirements.lock
 	@$(UV) pip install --no-deps --editable .
 	@touch $@
 
