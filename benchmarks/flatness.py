@@ -14,6 +14,7 @@ other work shares the cores, `--processor-time` counts this process's own second
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from compare import CPU, Around, counted_flop, in_a_trial, interleaved, machine, matrix_peak, print_ratios
@@ -108,13 +109,11 @@ class Compared:
 
     def around(self) -> dict[str, Around]:
         """Ours are timed as in a trial."""
-        return {
-            name: in_a_trial(lambda p=precision: self._reference(p, steps=1)) for name, precision in PRECISIONS.items()
-        }
+        return {name: in_a_trial(partial(self._reference, precision, 1)) for name, precision in PRECISIONS.items()}
 
     @staticmethod
     def _ours(measure: Callable[[Precision], float]) -> dict[str, Callable[[], float]]:
-        return {name: lambda p=precision: measure(p) for name, precision in PRECISIONS.items()}
+        return {name: partial(measure, precision) for name, precision in PRECISIONS.items()}
 
     def _reference(self, precision: Precision, steps: int | None = None) -> float:
         own = {"restarts": self.restarts, "precision": precision, "steps": steps or self.steps}

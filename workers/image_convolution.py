@@ -39,14 +39,10 @@ def convolution_of(conv: nn.Conv2d) -> Convolve:
 
 def takes_images(conv: nn.Module) -> bool:
     """Whether it is a 3x3 convolution of few channels that keeps the size."""
-    return type(conv) is nn.Conv2d and conv.in_channels <= MOST_CHANNELS and _shape(conv) == _shape(_THREE)
-
-
-def _shape(conv: nn.Conv2d) -> tuple[Any, ...]:
-    return conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
-
-
-_THREE = nn.Conv2d(1, 1, 3, padding=1)
+    if type(conv) is not nn.Conv2d or conv.in_channels > MOST_CHANNELS:
+        return False
+    shape = conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups, conv.padding_mode
+    return shape == ((3, 3), (1, 1), (1, 1), (1, 1), 1, "zeros")
 
 
 class _ImageConvolution(torch.autograd.Function):
@@ -55,18 +51,17 @@ class _ImageConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.biased = bias is not None
         return F.conv2d(x, weight, bias, padding=1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         (gradient,), (x, weight) = gradients, ctx.saved_tensors
         of_x = _unfolded(F.conv2d(gradient, _four_places(weight).to(gradient.dtype), stride=2, padding=1), x.shape)
-        wanted = (False, ctx.needs_input_grad[1], ctx.biased and ctx.needs_input_grad[2])
+        wanted = (False, *ctx.needs_input_grad[1:])
         of_weight = of_bias = None
         if any(wanted):
             _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-                gradient, x.to(gradient.dtype), weight.to(gradient.dtype), weight.shape[:1] if ctx.biased else None,
+                gradient, x.to(gradient.dtype), weight.to(gradient.dtype), weight.shape[:1],
                 (1, 1), (1, 1), (1, 1), False, (0, 0), 1, wanted,
             )  # fmt: skip
         return of_x.to(x.dtype), of_weight, of_bias

@@ -30,16 +30,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
-@contextlib.contextmanager
-def lowered(model: nn.Module, precision: Precision) -> Iterator[None]:
+def lowered(model: nn.Module, precision: Precision) -> contextlib.AbstractContextManager[object]:
     """For `bf16`: convolutions and matrix products are in bfloat16 inside. For `fp32` all stays as it is outside."""
     if precision == "fp32":
-        yield
-        return
+        return contextlib.nullcontext()
     kind = next(model.parameters()).device.type
     # without autocast's cache: it would not see that weights are moved within (AWP, joint ascents)
-    with torch.autocast(kind, torch.bfloat16, cache_enabled=False):
-        yield
+    return torch.autocast(kind, torch.bfloat16, cache_enabled=False)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,7 @@
 """The first convolution with its own gradient against PyTorch's, in double precision."""
 
+import functools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 from toys import seeded
 
 from workers import image_convolution
-from workers.image_convolution import convolution_of, takes_images
+from workers.image_convolution import Convolve, convolution_of, takes_images
 
 
 @pytest.fixture(autouse=True)
@@ -17,9 +19,9 @@ def _small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_convolution, "LEAST_POSITIONS", 1)
 
 
-def gradients(convolve: object, inputs: list[Tensor | None], outwards: Tensor) -> list[Tensor]:
+def gradients(convolve: Convolve, inputs: list[Tensor | None], outwards: Tensor) -> list[Tensor]:
     wanted = [tensor.requires_grad_() for tensor in inputs if tensor is not None]
-    found = convolve(*inputs)  # type: ignore[operator]
+    found = convolve(*inputs)
     return [found.detach(), *torch.autograd.grad(found, wanted, outwards)]
 
 
@@ -35,7 +37,7 @@ def test_equals_the_plain_one(
     random = seeded(channels + 7 * rows)
     conv = nn.Conv2d(channels, outputs, 3, padding=1, bias=biased)
     for height, width in ((2 * rows, 2 * columns), (rows, columns)):
-        draw = lambda *shape: torch.randn(*shape, generator=random, dtype=torch.float64)  # noqa: E731
+        draw = functools.partial(torch.randn, generator=random, dtype=torch.float64)
         x = draw(images, channels, height, width)
         inputs = [
             x.contiguous(memory_format=torch.channels_last) if last else x,
